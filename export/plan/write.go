@@ -1,0 +1,162 @@
+package plan
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+const (
+	// batchSize is the most that one write carries, and the buffer of one
+	// worker.
+	batchSize = 4 << 20
+
+	// maxGap is the longest hole that a batch writes as zeros: the unused end
+	// of a file's last block. Longer ones stay holes.
+	maxGap = 4096
+
+	// maxWorkers bounds the copiers: they are limited by the disk and the page
+	// cache, and each has a buffer.
+	maxWorkers = 4
+)
+
+// WriteFile writes the image to f, whose old content is dropped; holes stay
+// holes. It copies in parallel and opens each source only while it copies it.
+// progress, which may be nil, is called with the number of bytes written since
+// its last call, by one goroutine at a time; the sum of them all is
+// [Plan.DataSize]. When ctx ends, so does the copying, with its cause as the
+// error. f isn't synced, and is incomplete after an error.
+func (p *Plan) WriteFile(ctx context.Context, f *os.File, progress func(bytes int64)) error {
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	if err := f.Truncate(p.size); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	w := &writer{plan: p, file: f, progress: progress}
+	for range min(runtime.GOMAXPROCS(0), maxWorkers) {
+		g.Go(func() error { return w.work(ctx) })
+	}
+	return g.Wait()
+}
+
+// writer is one run of [Plan.WriteFile].
+type writer struct {
+	plan *Plan
+	file *os.File
+
+	mu   sync.Mutex // of next and done
+	next int        // first segment that no job has
+	done int64      // bytes of that segment that jobs have
+
+	progressMu sync.Mutex
+	progress   func(int64)
+}
+
+// job is what a worker does at a time: segments that lie close together, or a
+// part of one long segment.
+type job struct {
+	segments []segment
+	off, end int64 // range of the image
+}
+
+// take hands out the next job; none is left when it has no segments.
+func (w *writer) take() job {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.plan.segments
+	if w.next == len(all) {
+		return job{}
+	}
+	first := &all[w.next]
+	off := first.off + w.done
+	if first.end()-off > batchSize {
+		w.done += batchSize
+		return job{all[w.next : w.next+1], off, off + batchSize}
+	}
+	w.done = 0
+	i, end := w.next+1, first.end()
+	for i < len(all) && all[i].off-end <= maxGap && all[i].end()-off <= batchSize {
+		end = all[i].end()
+		i++
+	}
+	j := job{all[w.next:i], off, end}
+	w.next = i
+	return j
+}
+
+func (w *writer) work(ctx context.Context) error {
+	buf := make([]byte, batchSize)
+	for {
+		j := w.take()
+		if len(j.segments) == 0 {
+			return nil
+		}
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		n, err := w.copy(j, buf[:j.end-j.off])
+		if err != nil {
+			return err
+		}
+		w.report(n)
+	}
+}
+
+// copy does a job and returns how many bytes it had, holes not counted.
+func (w *writer) copy(j job, buf []byte) (int64, error) {
+	var n int64
+	at := j.off
+	for i := range j.segments {
+		s := &j.segments[i]
+		start, end := max(s.off, j.off), min(s.end(), j.end)
+		clear(buf[at-j.off : start-j.off])
+		if err := load(s, buf[start-j.off:end-j.off], start-s.off); err != nil {
+			return 0, err
+		}
+		n += end - start
+		at = end
+	}
+	if _, err := w.file.WriteAt(buf, j.off); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// load fills b from the segment's source, off bytes into the segment. Unlike
+// [Plan.read] it keeps nothing open, since a copy comes to each file once.
+func load(s *segment, b []byte, off int64) error {
+	c, ok := s.src.(overlay.Content)
+	if !ok {
+		return readFull(s.src.(io.ReaderAt), b, s.srcOff+off, "metadata")
+	}
+	f, err := open(c)
+	if err != nil {
+		return err
+	}
+	if err := readFull(f, b, s.srcOff+off, sourceName(c, f)); err != nil {
+		_ = f.Close() // it was only read
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", sourceName(c, f), err)
+	}
+	return nil
+}
+
+func (w *writer) report(n int64) {
+	if w.progress == nil {
+		return
+	}
+	w.progressMu.Lock()
+	w.progress(n)
+	w.progressMu.Unlock()
+}
