@@ -1,0 +1,262 @@
+package overlay
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// Owner says who makes an entry.
+type Owner struct{ UID, GID uint32 }
+
+// Create makes an empty regular file. It returns EEXIST when the name is
+// taken, as all that follow do.
+func (t *Tree) Create(dir *Node, name string, mode uint32, o Owner) (*Node, error) {
+	return t.make(dir, name, meta{mode: unix.S_IFREG | mode&0o7777, uid: o.UID, gid: o.GID}, "")
+}
+
+// Mknod makes a regular file, device, fifo or socket, as the type in mode
+// says. Devices are recorded; the host gets none.
+func (t *Tree) Mknod(dir *Node, name string, mode uint32, rdev uint64, o Owner) (*Node, error) {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK:
+		rdev = 0
+	case unix.S_IFCHR, unix.S_IFBLK:
+	case 0:
+		mode |= unix.S_IFREG
+	default:
+		return nil, unix.EINVAL
+	}
+	return t.make(dir, name, meta{mode: mode, uid: o.UID, gid: o.GID, rdev: rdev}, "")
+}
+
+// Symlink makes a symbolic link to target.
+func (t *Tree) Symlink(dir *Node, name, target string, o Owner) (*Node, error) {
+	switch {
+	case target == "":
+		return nil, unix.ENOENT
+	case len(target) >= unix.PathMax:
+		return nil, unix.ENAMETOOLONG
+	}
+	return t.make(dir, name, meta{mode: unix.S_IFLNK | 0o777, uid: o.UID, gid: o.GID}, target)
+}
+
+// Mkdir makes a directory.
+func (t *Tree) Mkdir(dir *Node, name string, mode uint32, o Owner) (*Node, error) {
+	return t.make(dir, name, meta{mode: unix.S_IFDIR | mode&0o7777, uid: o.UID, gid: o.GID}, "")
+}
+
+func (t *Tree) make(dir *Node, name string, m meta, content string) (*Node, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.free(dir, name); err != nil {
+		return nil, err
+	}
+	if err := t.inherit(dir, &m); err != nil {
+		return nil, err
+	}
+	up := dir.upper()
+	n := &Node{typ: m.mode & unix.S_IFMT, at: place{up, name}}
+	n.set(inEdits)
+	n.refs.Store(1)
+	fd, err := t.makeHost(dir, name, m, content)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	n.hostIno = st.Ino
+	n.ino = up.layer.ino(&st)
+	if n.typ == unix.S_IFDIR {
+		_ = unix.Close(fd)
+		n.at = place{}
+		n.dir = &directory{stack: []*hostDir{{layer: t.edits, parent: up, name: name}}, loaded: true}
+	} else {
+		t.keepOpen(n, fd)
+	}
+	t.adopt(dir, name, n)
+	dir.dir.insert(dirent{name: name, node: n, rank: uint16(t.edits.rank), typ: uint8(n.typ >> 12)})
+	return n, nil
+}
+
+// keepOpen takes the new file's descriptor over.
+func (t *Tree) keepOpen(n *Node, fd int) {
+	h := new(handle)
+	n.fh.Store(h)
+	t.files.install(h, fd)
+	t.files.put(h)
+}
+
+// free makes dir ready to get name, which must not be there. t.mu is held
+// exclusively.
+func (t *Tree) free(dir *Node, name string) error {
+	switch {
+	case t.state == nil:
+		return unix.EROFS
+	case dir.dir == nil:
+		return unix.ENOTDIR
+	case len(name) > unix.NAME_MAX:
+		return unix.ENAMETOOLONG
+	}
+	if err := t.dirUp(dir); err != nil {
+		return err
+	}
+	if err := dir.dir.load(); err != nil {
+		return err
+	}
+	if dir.dir.alive(name) != nil {
+		return unix.EEXIST
+	}
+	return nil
+}
+
+// whitedOut tells whether the edits have a whiteout for a name that is free.
+func (d *directory) whitedOut(name string) bool {
+	i := d.find(name)
+	return i >= 0 && d.ents[i].lower
+}
+
+// inherit gives a new entry the group of a set-gid directory.
+func (t *Tree) inherit(dir *Node, m *meta) error {
+	var a attrs
+	if err := t.attrs(dir, &a); err != nil {
+		return err
+	}
+	if a.m.mode&unix.S_ISGID == 0 {
+		return nil
+	}
+	m.gid = a.m.gid
+	if m.mode&unix.S_IFMT == unix.S_IFDIR {
+		m.mode |= unix.S_ISGID
+	}
+	return nil
+}
+
+// makeHost makes the host's entry for name and returns it open. What takes
+// more than one call is made in the work directory and gets its name by
+// rename, so that a crash leaves all of it or nothing.
+func (t *Tree) makeHost(dir *Node, name string, m meta, content string) (int, error) {
+	up, err := dir.upper().open()
+	if err != nil {
+		return -1, err
+	}
+	defer dir.upper().close()
+	if m.implied() && !dir.dir.whitedOut(name) {
+		fd, err := makeEntry(up, name, m)
+		if !errors.Is(err, unix.EEXIST) {
+			return fd, err
+		}
+		// A whiteout of something that is no longer below.
+	}
+	fd := -1
+	err = t.inWork(func(work int, temp string) error {
+		var err error
+		if fd, err = makeEntry(work, temp, m); err != nil {
+			return err
+		}
+		if content != "" {
+			_, err = unix.Pwrite(fd, []byte(content), 0)
+		}
+		if err == nil {
+			err = recordFd(fd, m, m.hostPerm())
+		}
+		isDir := m.mode&unix.S_IFMT == unix.S_IFDIR
+		if err == nil && isDir && dir.dir.whitedOut(name) {
+			err = setMark(fd, xattrOpaque, "y")
+		}
+		if err == nil {
+			err = publish(work, temp, up, name)
+		}
+		if err != nil {
+			return errors.Join(err, unix.Close(fd), remove(work, temp, isDir))
+		}
+		return nil
+	})
+	return fd, err
+}
+
+// makeEntry makes a file or directory and returns it open.
+func makeEntry(dirfd int, name string, m meta) (int, error) {
+	if m.mode&unix.S_IFMT != unix.S_IFDIR {
+		return openRetry(dirfd, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, m.hostPerm())
+	}
+	if err := unix.Mkdirat(dirfd, name, m.hostPerm()); err != nil {
+		return -1, err
+	}
+	return openRetry(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+}
+
+// publish renames a work entry to its name, where at most a whiteout is.
+func publish(work int, temp string, up int, name string) error {
+	err := unix.Renameat(work, temp, up, name)
+	if !errors.Is(err, unix.ENOTDIR) {
+		return err
+	}
+	// A directory can't replace a whiteout, but change places with it.
+	if err := unix.Renameat2(work, temp, up, name, unix.RENAME_EXCHANGE); err != nil {
+		return err
+	}
+	return unix.Unlinkat(work, temp, 0)
+}
+
+func remove(dirfd int, name string, isDir bool) error {
+	flags := 0
+	if isDir {
+		flags = unix.AT_REMOVEDIR
+	}
+	return unix.Unlinkat(dirfd, name, flags)
+}
+
+// setMark gives an open directory one of the overlay's own attributes, and
+// the flag without which nobody looks for it.
+func setMark(fd int, name, value string) error {
+	if err := unix.Fsetxattr(fd, name, []byte(value), 0); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&metaFlag != 0 {
+		return err
+	}
+	if err := unix.Fsetxattr(fd, xattrMeta, meta{mode: st.Mode}.encode(), 0); err != nil {
+		return err
+	}
+	return unix.Fchmod(fd, st.Mode&0o7777|metaFlag)
+}
+
+// Tmpfile makes a regular file without a name, which Link may give it.
+func (t *Tree) Tmpfile(dir *Node, mode uint32, o Owner) (*Node, error) {
+	if t.state == nil {
+		return nil, unix.EROFS
+	}
+	m := meta{mode: unix.S_IFREG | mode&0o7777, uid: o.UID, gid: o.GID}
+	t.mu.RLock()
+	err := t.inherit(dir, &m)
+	t.mu.RUnlock()
+	if err != nil {
+		return nil, err
+	}
+	work, err := t.state.work.open()
+	if err != nil {
+		return nil, err
+	}
+	defer t.state.work.close()
+	fd, err := openRetry(work, ".", unix.O_RDWR|unix.O_TMPFILE, m.hostPerm())
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil {
+		err = recordFd(fd, m, st.Mode)
+	}
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	n := &Node{typ: unix.S_IFREG, hostIno: st.Ino, ino: t.edits.ino(&st)}
+	n.set(inEdits | dead | tmpfile)
+	n.refs.Store(1)
+	t.keepOpen(n, fd)
+	t.files.pin(n.fh.Load())
+	return n, nil
+}

@@ -1,0 +1,232 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// The edits are a stack of recorded layers in the project's state directory,
+// the newest writable:
+//
+//	.rootfs/edits/format       the version of this arrangement
+//	.rootfs/edits/N/root       the layer
+//	.rootfs/edits/N/work       entries on their way into root, by rename
+//	.rootfs/edits/N/index      copied-up files that have several names below
+const (
+	editsName   = "edits"
+	editsFormat = "1"
+	formatFile  = "format"
+	firstEdits  = "0001"
+)
+
+// state is what only the process that edits has.
+type state struct {
+	lock  *os.File
+	work  *hostDir
+	index *hostDir
+	temp  atomic.Uint64
+}
+
+// openEdits adds the edits to the layers.
+func (t *Tree) openEdits(writable bool) error {
+	dir := filepath.Join(t.project.StateDir(), editsName)
+	if writable {
+		if err := t.prepareState(dir); err != nil {
+			return err
+		}
+	}
+	if err := checkFormat(filepath.Join(dir, formatFile)); err != nil {
+		if errors.Is(err, os.ErrNotExist) && !writable {
+			return nil
+		}
+		return err
+	}
+	stack, err := editsStack(dir)
+	if err != nil {
+		return err
+	}
+	for i, n := range stack {
+		l := &Layer{Name: "checkpoint " + n, Dir: filepath.Join(dir, n, "root"), recorded: true}
+		if i == len(stack)-1 {
+			l.Name = editsName
+			t.edits = l
+		}
+		t.layers = append(t.layers, l)
+	}
+	if t.edits == nil {
+		return nil
+	}
+	// Relative to the layer's root, as every access is.
+	l := t.edits
+	l.root = &hostDir{layer: l}
+	t.index.dir = &hostDir{layer: l, parent: l.root, name: "../index"}
+	if writable {
+		t.state.work = &hostDir{layer: l, parent: l.root, name: "../work"}
+		t.state.index = t.index.dir
+	}
+	return nil
+}
+
+// prepareState makes the state directory, takes the lock and makes the first
+// edits.
+func (t *Tree) prepareState(dir string) error {
+	stateDir := t.project.StateDir()
+	if err := os.MkdirAll(stateDir, 0o755); err != nil {
+		return err
+	}
+	lock, err := takeLock(filepath.Join(stateDir, "lock"))
+	if err != nil {
+		return err
+	}
+	t.state = &state{lock: lock}
+	unix.Umask(0)
+	ignore := filepath.Join(stateDir, ".gitignore")
+	if _, err := os.Lstat(ignore); errors.Is(err, os.ErrNotExist) {
+		if err := os.WriteFile(ignore, []byte("*\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(dir, formatFile)); errors.Is(err, os.ErrNotExist) {
+		if err := makeEdits(dir); err != nil {
+			return err
+		}
+	}
+	return setAside(dir)
+}
+
+// makeEdits makes empty edits; the format file comes last and says that they
+// are whole.
+func makeEdits(dir string) error {
+	for _, sub := range []string{"root", "work", "index"} {
+		if err := os.MkdirAll(filepath.Join(dir, firstEdits, sub), 0o755); err != nil {
+			return err
+		}
+	}
+	probe := filepath.Join(dir, firstEdits, "work")
+	if err := unix.Setxattr(probe, xattrPrefix+"probe", []byte("y"), 0); err != nil {
+		return fmt.Errorf("%s: this filesystem keeps no extended attributes (%w): put the project on ext4, xfs, btrfs or a recent tmpfs", dir, err)
+	}
+	if err := unix.Removexattr(probe, xattrPrefix+"probe"); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, formatFile), []byte(editsFormat+"\n"), 0o644)
+}
+
+func checkFormat(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if v := strings.TrimSpace(string(text)); v != editsFormat {
+		return fmt.Errorf("%s: edits of format %q, and this program knows %q: use the program that made them", file, v, editsFormat)
+	}
+	return nil
+}
+
+// editsStack lists the numbered directories, oldest first.
+func editsStack(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var stack []string
+	for _, e := range entries { // sorted by name, and the names are of one length
+		if _, err := strconv.ParseUint(e.Name(), 10, 32); err == nil && e.IsDir() {
+			stack = append(stack, e.Name())
+		}
+	}
+	return stack, nil
+}
+
+// setAside moves what a crash left in the work directories out of the way. It
+// was never part of the tree, but it is somebody's: it is not deleted.
+func setAside(dir string) error {
+	stack, err := editsStack(dir)
+	if err != nil || len(stack) == 0 {
+		return err
+	}
+	work := filepath.Join(dir, stack[len(stack)-1], "work")
+	left, err := os.ReadDir(work)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	for i := 1; ; i++ {
+		aside := fmt.Sprintf("%s.left-%d", work, i)
+		if _, err := os.Lstat(aside); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err := os.Rename(work, aside); err != nil {
+			return err
+		}
+		return os.Mkdir(work, 0o755)
+	}
+}
+
+// LockedError says that another process edits the project.
+type LockedError struct {
+	File string
+	PID  int // 0 when it isn't known
+}
+
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("%s: process %d has this project mounted: unmount it first, or edit there", e.File, e.PID)
+}
+
+// takeLock takes the lock file, which holds the pid of its owner. The kernel
+// frees it when the owner dies.
+func takeLock(file string) (*os.File, error) {
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close() //nolint:errcheck // nothing was written
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		text, _ := os.ReadFile(file)
+		pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+		return nil, &LockedError{File: file, PID: pid}
+	}
+	if err := f.Truncate(0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := fmt.Fprintf(f, "%d\n", os.Getpid()); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func (s *state) close() error { return s.lock.Close() }
+
+// tempName returns a name that is free in the work directory.
+func (s *state) tempName() string { return strconv.FormatUint(s.temp.Add(1), 36) }
+
+// startRoot gives a new edits root the attributes of the root below, so that
+// the first edit doesn't change them.
+func (t *Tree) startRoot() error {
+	top := t.root.dir.stack[0]
+	lower := t.root.dir.stack[1:]
+	if len(lower) == 0 {
+		return nil
+	}
+	if v, err := top.mark(xattrMeta); err != nil || v != "" {
+		return err
+	}
+	t.root.dir.stack = lower
+	t.root.unset(inEdits)
+	snap, err := t.snapshot(t.root)
+	if err == nil {
+		err = snap.apply(top)
+	}
+	t.root.dir.stack = append([]*hostDir{top}, lower...)
+	t.root.set(inEdits)
+	return err
+}

@@ -1,0 +1,115 @@
+package overlay
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// hostDir is one directory of one layer. It is opened relative to its parent,
+// one component at a time and never through a symlink, so that no access
+// leaves the layer's root and no path is too long.
+type hostDir struct {
+	layer  *Layer
+	parent *hostDir // nil for the layer's root
+	name   string
+	h      handle
+}
+
+// open returns an O_PATH descriptor of the directory; close gives it back.
+func (d *hostDir) open() (int, error) {
+	dirs := d.layer.tree.dirs
+	if fd, ok := dirs.get(&d.h); ok {
+		return fd, nil
+	}
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
+	var fd int
+	var err error
+	if d.parent == nil {
+		fd, err = openRetry(unix.AT_FDCWD, d.layer.Dir, flags, 0)
+	} else {
+		var up int
+		if up, err = d.parent.open(); err != nil {
+			return -1, err
+		}
+		fd, err = openRetry(up, d.name, flags|unix.O_NOFOLLOW, 0)
+		d.parent.close()
+	}
+	if err != nil {
+		return -1, err
+	}
+	return dirs.install(&d.h, fd), nil
+}
+
+func (d *hostDir) close() { d.layer.tree.dirs.put(&d.h) }
+
+// path is the directory's path in its layer, "." for the root.
+func (d *hostDir) path() string {
+	if d.parent == nil {
+		return "."
+	}
+	var names []string
+	for ; d.parent != nil; d = d.parent {
+		names = append(names, d.name)
+	}
+	for i, j := 0, len(names)-1; i < j; i, j = i+1, j-1 {
+		names[i], names[j] = names[j], names[i]
+	}
+	return strings.Join(names, "/")
+}
+
+// stat is lstat of name in the directory; ok is false when there is none.
+func (d *hostDir) stat(name string, st *unix.Stat_t) (ok bool, err error) {
+	fd, err := d.open()
+	if err != nil {
+		return false, ignoreMissing(err)
+	}
+	defer d.close()
+	if err := fstatat(fd, name, st); err != nil {
+		return false, ignoreMissing(err)
+	}
+	return true, nil
+}
+
+// ignoreMissing makes nothing of the errors that say that a name isn't there.
+func ignoreMissing(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	return err
+}
+
+// procPath names what dirfd and name point to for the calls that take only
+// paths. The L variants of those calls don't follow a symlink at its end.
+func procPath(dirfd int, name string) string {
+	b := make([]byte, 0, 32+len(name))
+	b = append(b, "/proc/self/fd/"...)
+	b = strconv.AppendInt(b, int64(dirfd), 10)
+	if name != "" {
+		b = append(b, '/')
+		b = append(b, name...)
+	}
+	return string(b)
+}
+
+func fstatat(dirfd int, name string, st *unix.Stat_t) error {
+	for {
+		err := unix.Fstatat(dirfd, name, st, unix.AT_SYMLINK_NOFOLLOW)
+		if err != unix.EINTR { //nolint:errorlint // a bare errno, in a hot path
+			return err
+		}
+	}
+}
+
+// openRetry is openat, again when a signal interrupts it, as on FUSE and NFS
+// hosts.
+func openRetry(dirfd int, name string, flags int, mode uint32) (int, error) {
+	for {
+		fd, err := unix.Openat(dirfd, name, flags|unix.O_CLOEXEC, mode)
+		if err != unix.EINTR { //nolint:errorlint // a bare errno, in a hot path
+			return fd, err
+		}
+	}
+}

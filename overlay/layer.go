@@ -1,0 +1,120 @@
+package overlay
+
+import (
+	"fmt"
+	"hash/fnv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Layer is one tree of the stack.
+type Layer struct {
+	Name string // as people know it: "user/apps/busybox"
+	Dir  string // where it is on the host
+
+	tree     *Tree
+	rank     int  // position in the stack, 0 at the bottom
+	recorded bool // entries carry their own metadata (record.go)
+	pkg      bool // a package: its directories merge through symlinks below
+	root     *hostDir
+	inoBase  uint64 // the high bits of its inode numbers
+
+	// implicit are directories that stand only for what is in them: their
+	// attributes come from below, where something is below. nil for most.
+	implicit map[string]bool
+
+	// mtime is shown for all entries in place of the host's, where set.
+	mtime *Time
+
+	// hidden and attach say which directories merge elsewhere (links.go), by
+	// path in this layer. nil for most.
+	hidden map[string]bool
+	attach map[string][]*hostDir
+}
+
+// open finds the layer's directory and prepares it for tree.
+func (l *Layer) open(t *Tree, rank int) error {
+	l.tree, l.rank = t, rank
+	if l.root == nil {
+		l.root = &hostDir{layer: l}
+	}
+	if _, err := l.root.open(); err != nil {
+		return fmt.Errorf("layer %s: %s: %w", l.Name, l.Dir, err)
+	}
+	// Not given back: a layer's root stays open, since it alone is found by a
+	// path, which another program may rename.
+	return nil
+}
+
+// writable tells whether the layer takes the tree's changes.
+func (l *Layer) writable() bool { return l == l.tree.edits }
+
+// inoBits is the part of an inode number that is the host's. The rest tells
+// the layers apart, as overlayfs xino does.
+const inoBits = 40
+
+// numberLayers gives each layer its own range of inode numbers, which depends
+// on names alone, so that numbers stay when a layer comes or goes. The edits
+// keep the host's numbers.
+func numberLayers(layers []*Layer) {
+	taken := map[uint64]bool{0: true}
+	for _, l := range layers {
+		if l.writable() {
+			continue
+		}
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(l.Name))
+		n := uint64(h.Sum32()) & (1<<(63-inoBits) - 1)
+		for taken[n] {
+			n = (n + 1) & (1<<(63-inoBits) - 1)
+		}
+		taken[n] = true
+		l.inoBase = n << inoBits
+	}
+}
+
+// ino makes an inode number of one of the host's.
+func (l *Layer) ino(st *unix.Stat_t) uint64 { return l.inoBase ^ st.Ino }
+
+// attrs is what the host says of an entry, with the metadata that counts.
+type attrs struct {
+	st unix.Stat_t
+	m  meta
+}
+
+// look reads the attributes of name in d; ok is false when there is none.
+func (d *hostDir) look(name string, a *attrs) (ok bool, err error) {
+	fd, err := d.open()
+	if err != nil {
+		return false, ignoreMissing(err)
+	}
+	defer d.close()
+	if err := fstatat(fd, name, &a.st); err != nil {
+		return false, ignoreMissing(err)
+	}
+	if !d.layer.recorded {
+		a.m = plainMeta(&a.st)
+		return true, nil
+	}
+	if a.st.Mode&metaFlag == 0 {
+		a.m = meta{mode: a.st.Mode}
+		return true, nil
+	}
+	if a.m, err = metaAt(procPath(fd, name), &a.st); err != nil {
+		return false, fmt.Errorf("%s/%s/%s: %w", d.layer.Dir, d.path(), name, err)
+	}
+	return true, nil
+}
+
+// plainMeta says how an entry of a plain layer is shown: owned by root, and
+// writable by root alone, whoever made it with whatever umask.
+func plainMeta(st *unix.Stat_t) meta {
+	m := meta{mode: st.Mode, rdev: uint64(st.Rdev)}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFLNK:
+		m.mode = unix.S_IFLNK | 0o777
+	default:
+		m.mode &^= 0o022
+	}
+	return m
+}

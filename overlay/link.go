@@ -1,0 +1,138 @@
+package overlay
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// Link gives the file n the further name name in dir.
+func (t *Tree) Link(n, dir *Node, name string) error {
+	switch {
+	case t.state == nil:
+		return unix.EROFS
+	case n.dir != nil:
+		return unix.EPERM
+	}
+	if err := t.copyUp(n, -1); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n.is(dead) && !n.is(tmpfile) {
+		return unix.ENOENT
+	}
+	if err := t.free(dir, name); err != nil {
+		return err
+	}
+	if err := t.linkHost(n, dir, name); err != nil {
+		return err
+	}
+	if !n.is(tmpfile) {
+		if err := t.countLinks(n, 1); err != nil {
+			return err
+		}
+	}
+	e := dirent{name: name, rank: uint16(t.edits.rank), typ: uint8(n.typ >> 12)}
+	if n.at.dir == nil {
+		n.at = place{dir.upper(), name}
+	}
+	if n.parent == nil {
+		t.adopt(dir, name, n)
+		e.node = n
+	}
+	if n.is(tmpfile) {
+		n.unset(dead | tmpfile)
+	} else {
+		t.register(n)
+	}
+	dir.dir.insert(e)
+	return nil
+}
+
+// register notes that n has several names on the host.
+func (t *Tree) register(n *Node) {
+	t.linkMu.Lock()
+	defer t.linkMu.Unlock()
+	n.set(linked)
+	t.links[t.linkKey(n)] = n
+}
+
+// linkHost links the host's file of n to name in the edits part of dir.
+func (t *Tree) linkHost(n, dir *Node, name string) error {
+	up, err := dir.upper().open()
+	if err != nil {
+		return err
+	}
+	defer dir.upper().close()
+	if n.at.dir == nil {
+		fd, h, err := t.fileLocked(n)
+		if err != nil {
+			return err
+		}
+		defer t.files.put(h)
+		return t.linkTo(unix.AT_FDCWD, procPath(fd, ""), unix.AT_SYMLINK_FOLLOW, up, name)
+	}
+	from, err := n.at.dir.open()
+	if err != nil {
+		return err
+	}
+	defer n.at.dir.close()
+	return t.linkTo(from, n.at.name, 0, up, name)
+}
+
+// linkTo is linkat that replaces a whiteout.
+func (t *Tree) linkTo(from int, fromName string, flags, up int, name string) error {
+	err := unix.Linkat(from, fromName, up, name, flags)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	return t.inWork(func(work int, temp string) error {
+		if err := unix.Linkat(from, fromName, work, temp, flags); err != nil {
+			return err
+		}
+		if err := unix.Renameat(work, temp, up, name); err != nil {
+			return errors.Join(err, unix.Unlinkat(work, temp, 0))
+		}
+		return nil
+	})
+}
+
+// countLinks changes the recorded number of names of a file whose names are
+// not all on the host. t.mu is held.
+func (t *Tree) countLinks(n *Node, by int32) error {
+	if !n.is(inEdits) || !n.is(linked) {
+		return nil
+	}
+	fd, h, err := t.fileLocked(n)
+	if err != nil {
+		return err
+	}
+	defer t.files.put(h)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&metaFlag == 0 {
+		return err
+	}
+	return editMeta(fd, n.typ, func(m *meta) {
+		if m.nlink != 0 {
+			m.nlink = uint32(max(int32(m.nlink)+by, 1))
+		}
+	})
+}
+
+// nameUp makes the name itself part of the edits, for a file that is there
+// under another one. t.mu is held exclusively.
+func (t *Tree) nameUp(n, dir *Node, name string) error {
+	e := dir.dir.alive(name)
+	if int(e.rank) == t.edits.rank {
+		return nil
+	}
+	if err := t.dirUp(dir); err != nil {
+		return err
+	}
+	if err := t.linkHost(n, dir, name); err != nil {
+		return err
+	}
+	e.rank = uint16(t.edits.rank)
+	return nil
+}

@@ -1,0 +1,258 @@
+package overlay
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// directory is what only a directory's node has.
+type directory struct {
+	stack []*hostDir // topmost first; replaced, never changed in place
+
+	mu     sync.Mutex // covers the names; see Tree.mu for who may change them
+	loaded bool
+
+	// ents are the names, in the order of their cookies. The first sorted of
+	// them are sorted by name as well; those made later are found in added.
+	ents   []dirent
+	sorted int
+	added  map[string]int32
+	next   uint32 // the last cookie given
+
+	overrides *overrides // of what is in it; nil for most
+}
+
+// dirent is one name in a directory.
+type dirent struct {
+	name   string
+	node   *Node // nil while nobody refers to it through this name
+	cookie uint32
+	rank   uint16 // the layer of the topmost entry
+	typ    uint8  // DT_*; in a recorded layer, DT_REG may be a placeholder
+
+	// lower says that a layer below the edits has the name, so that taking it
+	// away needs a whiteout; dead that the name is gone from the tree.
+	lower, dead bool
+}
+
+// find returns the index of name, dead or alive, or -1.
+func (d *directory) find(name string) int {
+	if i, ok := d.added[name]; ok {
+		return int(i)
+	}
+	i := sort.Search(d.sorted, func(i int) bool { return d.ents[i].name >= name })
+	if i < d.sorted && d.ents[i].name == name {
+		return i
+	}
+	return -1
+}
+
+// alive returns the entry name, or nil.
+func (d *directory) alive(name string) *dirent {
+	if i := d.find(name); i >= 0 && !d.ents[i].dead {
+		return &d.ents[i]
+	}
+	return nil
+}
+
+// insert makes name alive at the end of the directory.
+func (d *directory) insert(e dirent) {
+	if i := d.find(e.name); i >= 0 {
+		e.lower = e.lower || d.ents[i].lower
+		d.ents[i].dead, d.ents[i].lower = true, false
+		d.ents[i].node = nil
+	}
+	d.compact()
+	d.next++
+	e.cookie = d.next
+	d.ents = append(d.ents, e)
+	if d.added == nil {
+		d.added = make(map[string]int32)
+	}
+	d.added[e.name] = int32(len(d.ents) - 1)
+}
+
+// compact drops the dead when they are most of a large directory. Cookies
+// stay.
+func (d *directory) compact() {
+	if len(d.ents) < 1024 || len(d.ents) < cap(d.ents) {
+		return
+	}
+	useless := func(e *dirent) bool { return e.dead && !e.lower }
+	n := 0
+	for i := range d.ents {
+		if useless(&d.ents[i]) {
+			n++
+		}
+	}
+	if n < len(d.ents)/2 {
+		return
+	}
+	kept := make([]dirent, 0, len(d.ents)-n)
+	sorted := 0
+	clear(d.added)
+	for i := range d.ents {
+		if useless(&d.ents[i]) {
+			continue
+		}
+		if i < d.sorted {
+			sorted++
+		} else {
+			d.added[d.ents[i].name] = int32(len(kept))
+		}
+		kept = append(kept, d.ents[i])
+	}
+	d.ents, d.sorted = kept, sorted
+}
+
+// load reads the names from the host, once. d.mu is held.
+func (d *directory) load() error {
+	if d.loaded {
+		return nil
+	}
+	ents, err := readStack(d.stack)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(ents, func(a, b dirent) int { return cmp.Compare(a.name, b.name) })
+	for i := range ents {
+		ents[i].cookie = uint32(i + 1)
+	}
+	d.ents, d.sorted, d.added, d.next = ents, len(ents), nil, uint32(len(ents))
+	d.loaded = true
+	return nil
+}
+
+// readStack merges the names of a stack of directories.
+func readStack(stack []*hostDir) ([]dirent, error) {
+	var ents []dirent
+	var at map[string]int    // where a name is in ents
+	closed := map[int]bool{} // entries that nothing below adds to
+	for i, part := range stack {
+		names, err := readNames(part)
+		if err != nil {
+			return nil, err
+		}
+		if i == 0 {
+			ents = make([]dirent, 0, len(names))
+		}
+		if i == 1 {
+			at = make(map[string]int, len(ents)+len(names))
+			for j := range ents {
+				at[ents[j].name] = j
+			}
+		}
+		below := !part.layer.writable()
+		for _, h := range names {
+			if h.typ == unix.DT_DIR && part.hides(h.name) {
+				continue
+			}
+			whiteout := part.layer.recorded && h.typ == unix.DT_CHR
+			if j, seen := at[h.name]; seen {
+				if !closed[j] && !whiteout {
+					ents[j].lower = ents[j].lower || below
+				}
+				closed[j] = closed[j] || whiteout
+				continue
+			}
+			e := dirent{
+				name: h.name, typ: h.typ, rank: uint16(part.layer.rank),
+				lower: below && !whiteout, dead: whiteout,
+			}
+			ents = append(ents, e)
+			if at != nil {
+				at[h.name] = len(ents) - 1
+			}
+			if whiteout && below {
+				closed[len(ents)-1] = true
+			}
+		}
+	}
+	return ents, nil
+}
+
+// hostName is one entry of a host directory.
+type hostName struct {
+	name string
+	typ  uint8 // DT_*
+}
+
+var direntBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+
+// readNames lists a host directory, without "." and "..", in the host's order.
+func readNames(d *hostDir) ([]hostName, error) {
+	up, err := d.open()
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	fd, err := openRetry(up, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s/%s: %w", d.layer.Dir, d.path(), err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // read only
+	buf := direntBuffers.Get().(*[]byte)
+	defer direntBuffers.Put(buf)
+
+	var ends []int
+	var types []uint8
+	var all strings.Builder
+	for {
+		n, err := unix.Getdents(fd, *buf)
+		if err != nil {
+			return nil, fmt.Errorf("%s/%s: %w", d.layer.Dir, d.path(), err)
+		}
+		if n == 0 {
+			break
+		}
+		for b := (*buf)[:n]; len(b) > 0; {
+			// struct linux_dirent64: u64 ino, s64 off, u16 reclen, u8 type, name
+			reclen := int(binary.NativeEndian.Uint16(b[16:]))
+			name := b[19:reclen]
+			name = name[:clen(name)]
+			if string(name) != "." && string(name) != ".." {
+				all.Write(name)
+				ends = append(ends, all.Len())
+				types = append(types, b[18])
+			}
+			b = b[reclen:]
+		}
+	}
+	return splitNames(up, all.String(), ends, types)
+}
+
+// splitNames cuts all names of a directory out of one string, which costs one
+// allocation for them all.
+func splitNames(dirfd int, all string, ends []int, types []uint8) ([]hostName, error) {
+	names := make([]hostName, len(ends))
+	start := 0
+	for i, end := range ends {
+		names[i] = hostName{all[start:end], types[i]}
+		start = end
+		if types[i] != unix.DT_UNKNOWN {
+			continue
+		}
+		var st unix.Stat_t
+		if err := fstatat(dirfd, names[i].name, &st); err != nil {
+			return nil, err
+		}
+		names[i].typ = uint8(st.Mode & unix.S_IFMT >> 12)
+	}
+	return names, nil
+}
+
+func clen(b []byte) int {
+	for i, c := range b {
+		if c == 0 {
+			return i
+		}
+	}
+	return len(b)
+}

@@ -1,0 +1,236 @@
+package overlay
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/sys/unix"
+)
+
+// ManifestName is the manifest's usual file name.
+const ManifestName = "rootfs.toml"
+
+// Manifest is what rootfs.toml says, with the defaults filled in.
+type Manifest struct {
+	File string `toml:"-"` // "" when the project has none
+
+	Arch      string   `toml:"arch"`      // x86_64 aarch64 riscv64 loongarch64
+	Conflicts string   `toml:"conflicts"` // warn error allow
+	Remove    []string `toml:"remove"`    // paths taken away from the layers below
+
+	Base struct {
+		Source string `toml:"source"` // a directory, rootfs tar, docker archive or OCI layout
+	} `toml:"base"`
+	Apps struct {
+		Path    string   `toml:"path"`
+		Order   []string `toml:"order"`
+		Exclude []string `toml:"exclude"`
+	} `toml:"apps"`
+	Sysconfig struct {
+		Path string `toml:"path"`
+	} `toml:"sysconfig"`
+	Layers []ManifestLayer `toml:"layer"`
+	Files  []ManifestFile  `toml:"file"`
+	Image  ImageSettings   `toml:"image"`
+}
+
+// ManifestLayer is one more layer, above sysconfig.
+type ManifestLayer struct {
+	Name   string `toml:"name"`
+	Source string `toml:"source"`
+}
+
+// ManifestFile is an entry that git can't hold. Without a type it changes the
+// metadata of what the layers have.
+type ManifestFile struct {
+	Path   string  `toml:"path"`
+	Type   string  `toml:"type"` // dir char block fifo socket symlink, or "" to change what is there
+	Major  uint32  `toml:"major"`
+	Minor  uint32  `toml:"minor"`
+	Mode   string  `toml:"mode"` // octal, "4755"
+	UID    *uint32 `toml:"uid"`
+	GID    *uint32 `toml:"gid"`
+	Target string  `toml:"target"` // of a symlink
+
+	perm *uint32 // Mode, parsed
+}
+
+// ImageSettings are the manifest's wishes for the disk image.
+type ImageSettings struct {
+	Filesystem string `toml:"filesystem"` // ext4 vfat
+	Partition  string `toml:"partition"`  // mbr gpt none
+	Size       string `toml:"size"`       // "auto", or as "2GiB"
+	Free       string `toml:"free"`       // added to the content when the size is "auto"
+	Label      string `toml:"label"`
+	UUID       string `toml:"uuid"` // "" derives it from the content
+}
+
+func defaultManifest() *Manifest {
+	m := &Manifest{Arch: "x86_64", Conflicts: "warn"}
+	m.Apps.Path = "user/apps"
+	m.Sysconfig.Path = "user/sysconfig"
+	m.Image = ImageSettings{Filesystem: "ext4", Partition: "mbr", Size: "auto", Free: "1GiB", Label: "rootfs"}
+	return m
+}
+
+// readManifest reads the manifest file. A wrong one gives an error that
+// starts with file:line:column where the library knows them.
+func readManifest(file string) (*Manifest, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseManifest(text)
+	if err != nil {
+		return nil, locate(file, text, err)
+	}
+	m.File = file
+	return m, nil
+}
+
+func parseManifest(text []byte) (*Manifest, error) {
+	m := defaultManifest()
+	dec := toml.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(m); err != nil {
+		return nil, err
+	}
+	return m, m.check()
+}
+
+// valueError is a value that the manifest's format allows but we don't.
+type valueError struct{ value, problem string }
+
+func (e *valueError) Error() string { return fmt.Sprintf("%q: %s", e.value, e.problem) }
+
+// locate says where in the manifest an error is.
+func locate(file string, text []byte, err error) error {
+	var unknown *toml.StrictMissingError
+	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
+		row, col := unknown.Errors[0].Position()
+		return fmt.Errorf("%s:%d:%d: unknown key %q", file, row, col, strings.Join(unknown.Errors[0].Key(), "."))
+	}
+	var syntax *toml.DecodeError
+	if errors.As(err, &syntax) {
+		row, col := syntax.Position()
+		return fmt.Errorf("%s:%d:%d: %s", file, row, col, strings.TrimPrefix(syntax.Error(), "toml: "))
+	}
+	var value *valueError
+	if errors.As(err, &value) {
+		for i, line := range strings.Split(string(text), "\n") {
+			if col := strings.Index(line, strconv.Quote(value.value)); col >= 0 {
+				return fmt.Errorf("%s:%d:%d: %w", file, i+1, col+1, err)
+			}
+		}
+	}
+	return fmt.Errorf("%s: %w", file, err)
+}
+
+func (m *Manifest) check() error {
+	for _, c := range []struct {
+		value   string
+		allowed []string
+	}{
+		{m.Arch, []string{"x86_64", "aarch64", "riscv64", "loongarch64"}},
+		{m.Conflicts, []string{"warn", "error", "allow"}},
+		{m.Image.Filesystem, []string{"ext4", "vfat"}},
+		{m.Image.Partition, []string{"mbr", "gpt", "none"}},
+	} {
+		if !slices.Contains(c.allowed, c.value) {
+			return &valueError{c.value, "use one of " + strings.Join(c.allowed, ", ")}
+		}
+	}
+	for i, p := range m.Remove {
+		clean, err := cleanPath(p)
+		if err != nil {
+			return err
+		}
+		m.Remove[i] = clean
+	}
+	for i := range m.Layers {
+		l := &m.Layers[i]
+		if l.Source == "" {
+			return &valueError{l.Name, "a [[layer]] needs a source"}
+		}
+		if l.Name == "" {
+			l.Name = l.Source
+		}
+	}
+	for i := range m.Files {
+		if err := m.Files[i].check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var manifestTypes = map[string]uint32{
+	"": 0, "dir": unix.S_IFDIR, "char": unix.S_IFCHR, "block": unix.S_IFBLK,
+	"fifo": unix.S_IFIFO, "socket": unix.S_IFSOCK, "symlink": unix.S_IFLNK,
+}
+
+func (f *ManifestFile) check() error {
+	given := f.Path
+	clean, err := cleanPath(f.Path)
+	if err != nil {
+		return err
+	}
+	f.Path = clean
+	typ, ok := manifestTypes[f.Type]
+	switch {
+	case !ok:
+		return &valueError{f.Type, "use one of dir, char, block, fifo, socket, symlink, or no type to change what a layer has"}
+	case (typ == unix.S_IFLNK) != (f.Target != ""):
+		return &valueError{given, "a target belongs to type = \"symlink\", and only there"}
+	case typ == 0 && f.Mode == "" && f.UID == nil && f.GID == nil:
+		return &valueError{given, "says nothing: give a type, mode, uid or gid"}
+	}
+	if f.Mode == "" {
+		return nil
+	}
+	mode, err := strconv.ParseUint(f.Mode, 8, 32)
+	if err != nil || mode > 0o7777 {
+		return &valueError{f.Mode, "is no mode: use octal digits, as in \"4755\""}
+	}
+	perm := uint32(mode)
+	f.perm = &perm
+	return nil
+}
+
+// cleanPath makes an absolute path of the target's root relative to it.
+func cleanPath(p string) (string, error) {
+	clean := strings.TrimPrefix(path.Clean("/"+p), "/")
+	if clean == "" || strings.ContainsRune(p, 0) {
+		return "", &valueError{p, "is no path below the root"}
+	}
+	return clean, nil
+}
+
+// meta is the metadata of an entry that the manifest makes.
+func (f *ManifestFile) meta() meta {
+	m := meta{mode: manifestTypes[f.Type], rdev: unix.Mkdev(f.Major, f.Minor)}
+	switch {
+	case f.perm != nil:
+		m.mode |= *f.perm
+	case m.mode == unix.S_IFDIR:
+		m.mode |= 0o755
+	case m.mode == unix.S_IFLNK:
+		m.mode |= 0o777
+	default:
+		m.mode |= 0o644
+	}
+	if f.UID != nil {
+		m.uid = *f.UID
+	}
+	if f.GID != nil {
+		m.gid = *f.GID
+	}
+	return m
+}

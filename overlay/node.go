@@ -1,0 +1,381 @@
+package overlay
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Node is one inode of a tree. A method that returns a Node adds a reference
+// to it, which [Tree.Release] gives back; a file that is removed keeps its
+// content until then.
+type Node struct {
+	// Tag is free for the use of whoever serves the tree.
+	Tag atomic.Uint64
+
+	refs atomic.Int64 // the caller's, and one for each known child
+
+	// fh is the content's descriptor, made when first needed.
+	fh atomic.Pointer[handle]
+
+	// up is held while the content is copied up.
+	up sync.Mutex
+
+	ino     uint64
+	hostIno uint64 // the key in Tree.links, when linked
+	typ     uint32 // S_IFMT bits
+	state   atomic.Uint32
+
+	// parent and name are the name that the node is known by. A file with
+	// several has only one of them here; one with none has no parent.
+	parent *Node
+	name   string
+
+	at   place      // where the host has it; unused for directories
+	dir  *directory // only for directories
+	over *override  // the manifest's word on a lower entry, mostly nil
+}
+
+// States of a node; they are set under Tree.mu and read anywhere.
+const (
+	inEdits uint32 = 1 << iota // its content or directory is in the edits
+	dead                       // its last name is gone
+	linked                     // it is in Tree.links
+	tmpfile                    // it never had a name, and may get one
+)
+
+// place is where an entry is on the host.
+type place struct {
+	dir  *hostDir
+	name string
+}
+
+func (n *Node) is(s uint32) bool { return n.state.Load()&s != 0 }
+func (n *Node) set(s uint32)     { n.state.Or(s) }
+func (n *Node) unset(s uint32)   { n.state.And(^s) }
+
+// Type returns the node's type as the S_IFMT bits of st_mode.
+func (n *Node) Type() uint32 { return n.typ }
+
+// linkKey identifies a host inode with several names within a layer. Between
+// layers there are no links, even where a store has joined equal files.
+type linkKey struct {
+	rank int
+	ino  uint64
+}
+
+func (t *Tree) linkKey(n *Node) linkKey {
+	if n.is(inEdits) {
+		return linkKey{t.edits.rank, n.hostIno}
+	}
+	return linkKey{n.at.dir.layer.rank, n.hostIno}
+}
+
+// path returns the node's path in the tree, for messages; "." for the root.
+func (n *Node) path() string {
+	switch {
+	case n.parent == nil && n.dir != nil && !n.is(dead):
+		return "."
+	case n.parent == nil:
+		return "(deleted)"
+	}
+	return join(n.parent.path(), n.name)
+}
+
+// Lookup returns the entry name of dir, with its attributes in e unless that
+// is nil. It returns ENOENT when there is none.
+func (t *Tree) Lookup(dir *Node, name string, e *Entry) (*Node, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.lookup(dir, name, e)
+}
+
+func (t *Tree) lookup(dir *Node, name string, e *Entry) (*Node, error) {
+	d := dir.dir
+	if d == nil {
+		return nil, unix.ENOTDIR
+	}
+	if len(name) > unix.NAME_MAX {
+		return nil, unix.ENAMETOOLONG
+	}
+	d.mu.Lock()
+	if err := d.load(); err != nil {
+		d.mu.Unlock()
+		return nil, err
+	}
+	ent := d.alive(name)
+	if ent == nil {
+		d.mu.Unlock()
+		return nil, unix.ENOENT
+	}
+	n, rank := ent.node, int(ent.rank)
+	if n != nil {
+		n.refs.Add(1)
+	}
+	d.mu.Unlock()
+	var a attrs
+	if n == nil {
+		var err error
+		if n, err = t.known(dir, name, rank, &a); err != nil {
+			return nil, err
+		}
+	} else if e != nil {
+		if err := t.attrs(n, &a); err != nil {
+			t.unref(n)
+			return nil, err
+		}
+	}
+	if e != nil {
+		n.fill(e, &a)
+	}
+	return n, nil
+}
+
+// known makes the node of a name that has none yet, or finds the one that
+// another of its names has made. It fills a.
+func (t *Tree) known(dir *Node, name string, rank int, a *attrs) (*Node, error) {
+	d := dir.dir
+	n, err := t.makeNode(d, name, rank, a)
+	if err != nil {
+		return nil, err
+	}
+	n.refs.Store(1)
+	if n.dir == nil && a.st.Nlink > 1 {
+		return t.knownLink(dir, name, n), nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ent := d.alive(name)
+	if ent.node != nil { // another looked at the same time
+		ent.node.refs.Add(1)
+		return ent.node, nil
+	}
+	t.adopt(dir, name, n)
+	ent.node = n
+	return n, nil
+}
+
+// knownLink returns the one node of a file with several names. n is a new one
+// for it.
+func (t *Tree) knownLink(dir *Node, name string, n *Node) *Node {
+	t.linkMu.Lock()
+	defer t.linkMu.Unlock()
+	key := t.linkKey(n)
+	old := t.links[key]
+	if old == nil {
+		n.set(linked)
+		t.links[key] = n
+		old = n
+	} else {
+		old.refs.Add(1)
+		if old.is(inEdits) && old.at.dir == nil {
+			old.at = n.at // its other name was removed
+		}
+	}
+	if old.parent == nil {
+		old.unset(dead)
+		t.adopt(dir, name, old)
+		dir.dir.mu.Lock()
+		dir.dir.alive(name).node = old
+		dir.dir.mu.Unlock()
+	}
+	return old
+}
+
+// adopt makes dir and name the ones that n is known by.
+func (t *Tree) adopt(dir *Node, name string, n *Node) {
+	n.parent, n.name = dir, name
+	dir.refs.Add(1)
+}
+
+// makeNode reads what the host has of name, whose topmost entry is in the
+// layer rank. The node is not yet part of the tree.
+func (t *Tree) makeNode(d *directory, name string, rank int, a *attrs) (*Node, error) {
+	part, err := d.part(name, rank, a)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{typ: a.m.mode & unix.S_IFMT, at: place{part, name}, hostIno: a.st.Ino}
+	if part.layer.writable() {
+		n.set(inEdits)
+	}
+	if n.typ != unix.S_IFDIR {
+		if a.st.Nlink > 1 && !n.is(inEdits) {
+			if err := t.fromIndex(n, a); err != nil {
+				return nil, err
+			}
+		}
+		n.ino = n.number(a)
+		n.over = d.overrides.child(name).self()
+		return n, nil
+	}
+	f, err := step(d.stack, name)
+	if err != nil {
+		return nil, err
+	}
+	if len(f.dirs) == 0 {
+		return nil, unix.ENOENT
+	}
+	below := d.overrides.child(name)
+	if f.redirect != "" {
+		below = t.overrides.at(f.redirect)
+	}
+	n.dir = &directory{stack: f.dirs, overrides: below}
+	n.over = below.self()
+	n.at = place{}
+	if p := n.attrPart(); p != f.dirs[0] {
+		if _, err := p.parent.look(p.name, a); err != nil {
+			return nil, err
+		}
+		part = p.parent
+	}
+	n.ino = a.m.origin
+	if n.ino == 0 {
+		n.ino = part.layer.ino(&a.st)
+	}
+	return n, nil
+}
+
+// number is the inode number of what a describes.
+func (n *Node) number(a *attrs) uint64 {
+	if a.m.origin != 0 {
+		return a.m.origin
+	}
+	return n.at.dir.layer.ino(&a.st)
+}
+
+// part finds the directory of the stack that has name in the layer rank: two
+// may be of the same layer (links.go), the layer's own first.
+func (d *directory) part(name string, rank int, a *attrs) (*hostDir, error) {
+	for _, p := range d.stack {
+		if p.layer.rank != rank {
+			continue
+		}
+		ok, err := p.look(name, a)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			return p, nil
+		}
+	}
+	return nil, unix.ENOENT
+}
+
+// Release gives back refs references to n.
+func (t *Tree) Release(n *Node, refs uint64) {
+	if n.refs.Add(-int64(refs)) > 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.drop(n)
+}
+
+// unref gives back one reference, which is not the last or is taken up again
+// before the lock is: t.mu is held in either way.
+func (t *Tree) unref(n *Node) { n.refs.Add(-1) }
+
+// drop forgets a node that nobody refers to. t.mu is held.
+func (t *Tree) drop(n *Node) {
+	for n != nil && n != t.root && n.refs.Load() <= 0 {
+		parent := n.parent
+		if parent != nil {
+			parent.dir.mu.Lock()
+			if ent := parent.dir.alive(n.name); ent != nil && ent.node == n {
+				ent.node = nil
+			}
+			parent.dir.mu.Unlock()
+		}
+		t.forget(n)
+		n.parent = nil
+		if parent == nil || parent.refs.Add(-1) > 0 {
+			return
+		}
+		n = parent
+	}
+}
+
+// forget closes what n keeps open.
+func (t *Tree) forget(n *Node) {
+	if n.is(linked) {
+		t.linkMu.Lock()
+		if key := t.linkKey(n); t.links[key] == n {
+			delete(t.links, key)
+		}
+		t.linkMu.Unlock()
+		n.unset(linked)
+	}
+	if h := n.fh.Swap(nil); h != nil {
+		t.files.retire(h)
+	}
+	if n.dir != nil && n.is(dead) && n.is(inEdits) {
+		t.dirs.retire(&n.upper().h)
+	}
+}
+
+// file returns a descriptor of the node's content and the handle to put back
+// afterwards. t.mu is not held.
+func (t *Tree) file(n *Node) (int, *handle, error) {
+	if h := n.fh.Load(); h != nil {
+		if fd, ok := t.files.get(h); ok {
+			return fd, h, nil
+		}
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.fileLocked(n)
+}
+
+// fileLocked is file for who holds t.mu.
+func (t *Tree) fileLocked(n *Node) (int, *handle, error) {
+	h := n.fh.Load()
+	if h == nil {
+		h = new(handle)
+		if !n.fh.CompareAndSwap(nil, h) {
+			h = n.fh.Load()
+		}
+	}
+	if fd, ok := t.files.get(h); ok {
+		return fd, h, nil
+	}
+	fd, err := n.openHost()
+	if err != nil {
+		return -1, nil, err
+	}
+	return t.files.install(h, fd), h, nil
+}
+
+// openHost opens the host's file: for writing too when it is in the edits.
+func (n *Node) openHost() (int, error) {
+	if n.at.dir == nil {
+		return -1, unix.ESTALE
+	}
+	flags := unix.O_RDONLY
+	if n.is(inEdits) {
+		flags = unix.O_RDWR
+	}
+	dirfd, err := n.at.dir.open()
+	if err != nil {
+		return -1, err
+	}
+	defer n.at.dir.close()
+	// O_NONBLOCK: a layer's owner may put a fifo where there was a file.
+	fd, err := openRetry(dirfd, n.at.name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("%s/%s: %w", n.at.dir.layer.Dir, join(n.at.dir.path(), n.at.name), err)
+	}
+	return fd, nil
+}
+
+// Open implements [Content].
+func (n *Node) Open() (*os.File, error) {
+	fd, err := n.openHost()
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), n.at.name), nil
+}

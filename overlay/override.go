@@ -1,0 +1,86 @@
+package overlay
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// override changes the metadata of an entry of the layers below the edits:
+// a [[file]] of the manifest without a type. Copy-up records what it shows.
+type override struct{ file *ManifestFile }
+
+func (o *override) apply(e *Entry) {
+	if o.file.perm != nil {
+		e.Mode = e.Mode&unix.S_IFMT | *o.file.perm
+	}
+	if o.file.UID != nil {
+		e.UID = *o.file.UID
+	}
+	if o.file.GID != nil {
+		e.GID = *o.file.GID
+	}
+}
+
+// overrides are those of a directory and what is below it.
+type overrides struct {
+	here *override
+	sub  map[string]*overrides
+}
+
+// at returns the overrides below path, nil when there are none.
+func (o *overrides) at(path string) *overrides {
+	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		if o == nil {
+			return nil
+		}
+		o = o.sub[name]
+	}
+	return o
+}
+
+// child is at for one name.
+func (o *overrides) child(name string) *overrides {
+	if o == nil {
+		return nil
+	}
+	return o.sub[name]
+}
+
+// self is the override of the directory itself.
+func (o *overrides) self() *override {
+	if o == nil {
+		return nil
+	}
+	return o.here
+}
+
+func (o *overrides) add(path string, f *ManifestFile) {
+	for name := range strings.SplitSeq(path, "/") {
+		next := o.sub[name]
+		if next == nil {
+			next = new(overrides)
+			if o.sub == nil {
+				o.sub = make(map[string]*overrides)
+			}
+			o.sub[name] = next
+		}
+		o = next
+	}
+	o.here = &override{f}
+}
+
+// overridesOf collects the manifest's; nil when there are none.
+func overridesOf(m *Manifest) *overrides {
+	var all *overrides
+	for i := range m.Files {
+		if m.Files[i].Type != "" {
+			continue
+		}
+		if all == nil {
+			all = new(overrides)
+		}
+		all.add(m.Files[i].Path, &m.Files[i])
+	}
+	return all
+}

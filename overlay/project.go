@@ -1,0 +1,216 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Project is a folder with packages, configuration and a manifest.
+type Project struct {
+	Root     string // absolute, on the host
+	Manifest *Manifest
+}
+
+// stateName is the folder in a project that is the program's own.
+const stateName = ".rootfs"
+
+// Find returns the project that holds dir: dir or the nearest folder above it
+// with a rootfs.toml, user/apps or user/sysconfig. manifest names another file
+// than rootfs.toml, "" for that.
+func Find(dir, manifest string) (*Project, error) {
+	start, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(start); err != nil {
+		return nil, err
+	}
+	root := start
+	for !isProject(root) {
+		up := filepath.Dir(root)
+		if up == root {
+			if manifest == "" {
+				return nil, fmt.Errorf("%s: no project here or above: make a %s, user/apps or user/sysconfig, or name the folder with -C", start, ManifestName)
+			}
+			root = start
+			break
+		}
+		root = up
+	}
+	if root, err = filepath.EvalSymlinks(root); err != nil {
+		return nil, err
+	}
+	p := &Project{Root: root, Manifest: defaultManifest()}
+	if manifest == "" {
+		manifest = filepath.Join(root, ManifestName)
+		if _, err := os.Lstat(manifest); errors.Is(err, os.ErrNotExist) {
+			return p, nil
+		}
+	}
+	p.Manifest, err = readManifest(manifest)
+	return p, err
+}
+
+func isProject(dir string) bool {
+	for _, sign := range []string{ManifestName, "user/apps", "user/sysconfig"} {
+		if _, err := os.Stat(filepath.Join(dir, sign)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// StateDir is the folder that holds edits, locks and logs.
+func (p *Project) StateDir() string { return filepath.Join(p.Root, stateName) }
+
+// LayerDirs are the host folders that layers are made from. A mount point or
+// an output among them would change what it shows.
+func (p *Project) LayerDirs() []string {
+	m := p.Manifest
+	dirs := []string{p.path(m.Apps.Path), p.path(m.Sysconfig.Path)}
+	if m.Base.Source != "" {
+		dirs = append(dirs, p.path(m.Base.Source))
+	}
+	for _, l := range m.Layers {
+		dirs = append(dirs, p.path(l.Source))
+	}
+	return dirs
+}
+
+// path makes a path of the manifest, relative to the project, absolute.
+func (p *Project) path(rel string) string {
+	if filepath.IsAbs(rel) {
+		return filepath.Clean(rel)
+	}
+	return filepath.Join(p.Root, rel)
+}
+
+// cacheDir is where unpacked archives are, shared by a person's projects.
+func (p *Project) cacheDir() string {
+	if dir, err := os.UserCacheDir(); err == nil {
+		return filepath.Join(dir, "rootfs")
+	}
+	return filepath.Join(p.StateDir(), "cache")
+}
+
+// layers lists the read-only layers, bottom to top.
+func (p *Project) layers(log *slog.Logger) ([]*Layer, error) {
+	m := p.Manifest
+	var all []*Layer
+	if m.Base.Source != "" {
+		base, err := p.source("base", m.Base.Source, log)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, base...)
+	}
+	pkgs, err := p.packageLayers(log)
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, pkgs...)
+	if dir := p.path(m.Sysconfig.Path); isDir(dir) {
+		all = append(all, &Layer{Name: m.Sysconfig.Path, Dir: dir})
+	}
+	for _, l := range m.Layers {
+		more, err := p.source(l.Name, l.Source, log)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, more...)
+	}
+	own, err := p.manifestLayer()
+	if err != nil {
+		return nil, err
+	}
+	if own != nil {
+		all = append(all, own)
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%s: nothing to show: put packages into %s or configuration into %s",
+			p.Root, m.Apps.Path, m.Sysconfig.Path)
+	}
+	return all, nil
+}
+
+func isDir(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.IsDir()
+}
+
+// packageLayers lists the packages of user/apps.
+func (p *Project) packageLayers(log *slog.Logger) ([]*Layer, error) {
+	m := p.Manifest
+	apps := p.path(m.Apps.Path)
+	if !isDir(apps) {
+		return nil, nil
+	}
+	pkgs, err := packages(apps, m.Apps.Order, m.Apps.Exclude)
+	if err != nil {
+		return nil, err
+	}
+	var all []*Layer
+	for _, pk := range pkgs {
+		name := m.Apps.Path + "/" + pk.name
+		switch pk.kind {
+		case pkgRecipe:
+			return nil, fmt.Errorf("%s: a recipe (%s) must be built first, and this version doesn't build: leave a link %q to the built tree beside it",
+				pk.path, recipeFile, resultLink)
+		case pkgTree, pkgResult, pkgArchive:
+			layers, err := p.source(name, pk.path, log)
+			if err != nil {
+				return nil, err
+			}
+			for _, l := range layers {
+				l.pkg = true
+			}
+			all = append(all, layers...)
+		}
+	}
+	return all, nil
+}
+
+// source makes the layers of a directory or an archive. The path itself may be
+// a link, which the project's owner made; nothing in it is followed.
+func (p *Project) source(name, source string, log *slog.Logger) ([]*Layer, error) {
+	path, err := filepath.EvalSymlinks(p.path(source))
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", name, err)
+	}
+	if p.holdsState(path) {
+		return nil, fmt.Errorf("layer %s: %s holds this project's own state: name a folder beside the project's or below it", name, path)
+	}
+	if isDir(path) && !isOCILayout(path) {
+		return []*Layer{{Name: name, Dir: path}}, nil
+	}
+	dirs, err := unpackArchive(context.Background(), path, p.cacheDir(), p.Manifest.Arch, log)
+	if err != nil {
+		return nil, err
+	}
+	layers := make([]*Layer, len(dirs))
+	for i, dir := range dirs {
+		implicit, err := implicitDirs(dir)
+		if err != nil {
+			return nil, err
+		}
+		layers[i] = &Layer{Name: name, Dir: dir, recorded: true, implicit: implicit}
+	}
+	return layers, nil
+}
+
+// holdsState tells whether the folder contains the project's state, which
+// would show itself.
+func (p *Project) holdsState(dir string) bool {
+	rel, err := filepath.Rel(dir, p.StateDir())
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+}
+
+func isOCILayout(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "oci-layout"))
+	return err == nil
+}

@@ -1,0 +1,175 @@
+package overlay
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Tree is a project's merged root filesystem. See the package comment for
+// what its methods promise.
+type Tree struct {
+	project *Project
+	log     *slog.Logger
+
+	// mu covers which names there are, where nodes are on the host, and the
+	// parents of nodes and host directories. Who changes them holds it
+	// exclusively.
+	mu sync.RWMutex
+
+	layers []*Layer // bottom to top
+	edits  *Layer   // the topmost, where there are any
+	state  *state   // what is writable in the edits; nil when opened to read
+	root   *Node
+
+	overrides *overrides
+
+	dirs, files *fdCache
+
+	// links are the nodes of files with several names in a layer.
+	linkMu sync.Mutex
+	links  map[linkKey]*Node
+
+	index index
+}
+
+// Options say how to open a tree.
+type Options struct {
+	// ReadOnly opens the tree to look at it: nothing is created, no lock is
+	// taken, and every change is refused with EROFS.
+	ReadOnly bool
+
+	// WithoutEdits leaves the edits out: the layers alone.
+	WithoutEdits bool
+
+	// Logger takes warnings; nil for none.
+	Logger *slog.Logger
+}
+
+// Open merges the project's layers and edits. Unless opened to read, it takes
+// the project's lock, so that one process at a time can edit, and sets the
+// process's umask to 0, as a file server must. It reads no directory deeper
+// than two levels.
+func Open(p *Project, o Options) (_ *Tree, err error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	t := &Tree{project: p, log: o.Logger, links: make(map[linkKey]*Node)}
+	t.dirs, t.files = newFDCaches()
+	defer func() {
+		if err != nil {
+			_ = t.Close()
+		}
+	}()
+	if t.layers, err = p.layers(o.Logger); err != nil {
+		return nil, err
+	}
+	if !o.WithoutEdits {
+		if err := t.openEdits(!o.ReadOnly); err != nil {
+			return nil, err
+		}
+	}
+	for i, l := range t.layers {
+		if err := l.open(t, i); err != nil {
+			return nil, err
+		}
+	}
+	numberLayers(t.layers)
+	if err := t.linkPackages(); err != nil {
+		return nil, err
+	}
+	t.overrides = overridesOf(p.Manifest)
+	if err := t.makeRoot(); err != nil {
+		return nil, err
+	}
+	return t, t.checkOverrides()
+}
+
+// newFDCaches shares out the process's descriptors: half stay free for
+// copies, listings and the caller. The runtime has raised the soft limit.
+func newFDCaches() (dirs, files *fdCache) {
+	const enough = 16384
+	limit := enough
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) == nil && r.Cur < enough {
+		limit = int(r.Cur)
+	}
+	return newFDCache(limit / 4), newFDCache(limit / 4)
+}
+
+func (t *Tree) makeRoot() error {
+	t.root = &Node{typ: unix.S_IFDIR}
+	t.root.dir = &directory{stack: withAttached(t.stackBelow(len(t.layers))), overrides: t.overrides}
+	if t.edits != nil {
+		t.root.set(inEdits)
+	}
+	var a attrs
+	if err := t.root.dirAttrs(&a); err != nil {
+		return err
+	}
+	// As most root directories have; it must not change when edits appear.
+	t.root.ino = 2
+	if t.state != nil {
+		return t.startRoot()
+	}
+	return nil
+}
+
+// checkOverrides finds the manifest's entries that change nothing.
+func (t *Tree) checkOverrides() error {
+	for i := range t.project.Manifest.Files {
+		f := &t.project.Manifest.Files[i]
+		if f.Type != "" {
+			continue
+		}
+		ok, err := t.layersHave(f.Path)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("%s: [[file]] %q: no layer has it: give it a type, or take the entry out",
+				t.project.Manifest.File, "/"+f.Path)
+		}
+	}
+	return nil
+}
+
+// layersHave tells whether a layer below the edits has path.
+func (t *Tree) layersHave(path string) (bool, error) {
+	dir, name := splitPath(path)
+	stack, err := resolve(t.lowerRoot(), dir)
+	if err != nil {
+		return false, err
+	}
+	f, err := step(stack, name)
+	return f.dir != nil, err
+}
+
+// lowerRoot is the root directory's stack without the edits.
+func (t *Tree) lowerRoot() []*hostDir {
+	if t.edits == nil {
+		return t.stackBelow(len(t.layers))
+	}
+	return t.stackBelow(t.edits.rank)
+}
+
+// Close gives everything back. No method may be called afterwards.
+func (t *Tree) Close() error {
+	t.files.closeAll()
+	t.dirs.closeAll()
+	if t.state != nil {
+		return t.state.close()
+	}
+	return nil
+}
+
+// Root returns the root directory's node. It needs no Release.
+func (t *Tree) Root() *Node { return t.root }
+
+// Layers returns the layers, bottom to top, with the edits where there are any.
+func (t *Tree) Layers() []*Layer { return t.layers }
+
+// Project returns the project that the tree shows.
+func (t *Tree) Project() *Project { return t.project }

@@ -1,0 +1,344 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// project makes a project from lines "path content", a path that ends in "/"
+// being a directory and a content that starts with "->" a symlink.
+func project(t *testing.T, lines ...string) *Project {
+	t.Helper()
+	root := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", filepath.Join(root, "cache"))
+	root = filepath.Join(root, "project")
+	for _, line := range lines {
+		path, content, _ := strings.Cut(line, " ")
+		host := filepath.Join(root, path)
+		must(t, os.MkdirAll(filepath.Dir(host), 0o755))
+		switch target, link := strings.CutPrefix(content, "->"); {
+		case strings.HasSuffix(path, "/"):
+			must(t, os.MkdirAll(host, 0o755))
+		case link:
+			must(t, os.Symlink(target, host))
+		default:
+			must(t, os.WriteFile(host, []byte(strings.ReplaceAll(content, "|", "\n")), 0o644))
+		}
+	}
+	p, err := Find(root, "")
+	must(t, err)
+	return p
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func open(t *testing.T, p *Project) *Tree {
+	t.Helper()
+	tree, err := Open(p, Options{})
+	must(t, err)
+	t.Cleanup(func() { must(t, tree.Close()) })
+	return tree
+}
+
+// at looks a path up.
+func at(t *testing.T, tree *Tree, path string) *Node {
+	t.Helper()
+	n, err := find(tree, path)
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return n
+}
+
+func find(tree *Tree, path string) (*Node, error) {
+	n := tree.Root()
+	if path == "." {
+		return n, nil
+	}
+	for name := range strings.SplitSeq(path, "/") {
+		next, err := tree.Lookup(n, name, nil)
+		if err != nil {
+			return nil, err
+		}
+		n = next
+	}
+	return n, nil
+}
+
+// dump gives a line a path: "path mode uid:gid content".
+func dump(t *testing.T, tree *Tree) string {
+	t.Helper()
+	var b strings.Builder
+	var walk func(dir *Node, path string)
+	walk = func(dir *Node, path string) {
+		var buf [64]DirEntry
+		var names []string
+		for cookie := uint64(0); ; {
+			k, err := tree.ReadDir(dir, cookie, buf[:])
+			must(t, err)
+			for _, e := range buf[:k] {
+				names, cookie = append(names, e.Name), e.Cookie
+			}
+			if k < len(buf) {
+				break
+			}
+		}
+		for _, name := range names {
+			var e Entry
+			n, err := tree.Lookup(dir, name, &e)
+			if err != nil {
+				t.Fatalf("%s/%s: %v", path, name, err)
+			}
+			fmt.Fprintf(&b, "%s%s %o %d:%d%s\n", path, name, e.Mode, e.UID, e.GID, content(t, tree, n, &e))
+			if n.dir != nil {
+				walk(n, path+name+"/")
+			}
+			tree.Release(n, 1)
+		}
+	}
+	walk(tree.Root(), "")
+	return b.String()
+}
+
+func content(t *testing.T, tree *Tree, n *Node, e *Entry) string {
+	switch n.Type() {
+	case unix.S_IFREG:
+		buf := make([]byte, e.Size+1)
+		k, err := tree.Read(n, buf, 0)
+		must(t, err)
+		return fmt.Sprintf(" %q", buf[:k])
+	case unix.S_IFLNK:
+		target, err := tree.Readlink(n)
+		must(t, err)
+		return " ->" + target
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return fmt.Sprintf(" %d:%d", unix.Major(e.Rdev), unix.Minor(e.Rdev))
+	}
+	return ""
+}
+
+func expect(t *testing.T, tree *Tree, want ...string) {
+	t.Helper()
+	got := dump(t, tree)
+	if w := strings.Join(want, "\n") + "\n"; got != w {
+		t.Errorf("the tree is\n%swant\n%s", got, w)
+	}
+}
+
+func TestLaterLayerWins(t *testing.T) {
+	tree := open(t, project(t,
+		"user/apps/a/etc/conf a", "user/apps/a/bin/a A",
+		"user/apps/b/etc/conf b", "user/apps/b/etc/more/ ", "user/apps/b/usr/x x",
+		"user/sysconfig/etc/conf s", "user/sysconfig/usr file over directory"))
+	expect(t, tree,
+		`bin 40755 0:0`, `bin/a 100644 0:0 "A"`,
+		`etc 40755 0:0`, `etc/conf 100644 0:0 "s"`, `etc/more 40755 0:0`,
+		`usr 100644 0:0 "file over directory"`)
+}
+
+func TestPackageKeepsUsrMergeLinks(t *testing.T) {
+	tree := open(t, project(t,
+		`rootfs.toml [base]|source = "base"`,
+		"base/usr/bin/sh sh", "base/bin ->usr/bin", "base/run/ ", "base/var/run ->/run",
+		"user/apps/a/bin/x x", "user/apps/a/var/run/pid 1",
+		"user/apps/b/bin/sub/y y", "user/apps/b/usr/bin/x newer"))
+	expect(t, tree,
+		`bin 120777 0:0 ->usr/bin`,
+		`run 40755 0:0`, `run/pid 100644 0:0 "1"`,
+		`usr 40755 0:0`, `usr/bin 40755 0:0`, `usr/bin/sh 100644 0:0 "sh"`,
+		`usr/bin/sub 40755 0:0`, `usr/bin/sub/y 100644 0:0 "y"`, `usr/bin/x 100644 0:0 "newer"`,
+		`var 40755 0:0`, `var/run 120777 0:0 ->/run`)
+}
+
+func TestManifestEntries(t *testing.T) {
+	tree := open(t, project(t,
+		`rootfs.toml remove = ["/usr/share/doc"]|[[file]]|path = "/dev/console"|type = "char"|major = 5|minor = 1|mode = "0600"`+
+			`|[[file]]|path = "/bin/su"|mode = "4755"|gid = 7|[[file]]|path = "/init"|type = "symlink"|target = "/bin/su"`,
+		"user/apps/a/bin/su su", "user/apps/a/usr/share/doc/x x", "user/apps/a/usr/share/y y"))
+	expect(t, tree,
+		`bin 40755 0:0`, `bin/su 104755 0:7 "su"`,
+		`dev 40755 0:0`, `dev/console 20600 0:0 5:1`,
+		`init 120777 0:0 ->/bin/su`,
+		`usr 40755 0:0`, `usr/share 40755 0:0`, `usr/share/y 100644 0:0 "y"`)
+	// A first write records what the manifest said.
+	n := at(t, tree, "bin/su")
+	if _, err := tree.Write(n, []byte("SU"), 0); err != nil {
+		t.Fatal(err)
+	}
+	var e Entry
+	must(t, tree.Stat(n, &e))
+	if e.Mode != 0o104755 || e.GID != 7 {
+		t.Errorf("after copy-up: mode %o gid %d", e.Mode, e.GID)
+	}
+}
+
+// edits makes one change of each kind.
+func edits(t *testing.T, tree *Tree) {
+	t.Helper()
+	root := tree.Root()
+	etc := at(t, tree, "etc")
+	_, err := tree.Write(at(t, tree, "etc/conf"), []byte("!"), 4)
+	must(t, err)
+	deep, err := tree.Mkdir(root, "new", 0o1777, Owner{5, 6})
+	must(t, err)
+	f, err := tree.Create(deep, "file", 0o640, Owner{})
+	must(t, err)
+	_, err = tree.Write(f, []byte("deep"), 0)
+	must(t, err)
+	must(t, tree.Unlink(etc, "gone"))
+	must(t, tree.Rename(root, "lib", deep, "moved", 0))
+	must(t, tree.Link(at(t, tree, "etc/conf"), etc, "hard"))
+	mode, uid := uint32(0o4711), uint32(1000)
+	must(t, tree.SetAttr(at(t, tree, "bin/a"), &Change{Mode: &mode}))
+	must(t, tree.SetAttr(at(t, tree, "bin"), &Change{UID: &uid}))
+	_, err = tree.Symlink(etc, "link", "conf", Owner{})
+	must(t, err)
+	_, err = tree.Mknod(root, "null", unix.S_IFCHR|0o666, unix.Mkdev(1, 3), Owner{})
+	must(t, err)
+	must(t, tree.Rmdir(root, "srv"))
+	_, err = tree.Mkdir(root, "srv", 0o755, Owner{}) // opaque
+	must(t, err)
+	must(t, tree.SetXattr(at(t, tree, "etc/conf"), "security.capability", []byte("cap"), 0))
+}
+
+var edited = []string{
+	`bin 40755 1000:0`, `bin/a 104711 0:0 "A"`,
+	`etc 40755 0:0`, `etc/conf 100644 0:0 "conf!"`, `etc/hard 100644 0:0 "conf!"`, `etc/link 120777 0:0 ->conf`,
+	`new 41777 5:6`, `new/file 100640 0:0 "deep"`, `new/moved 40755 0:0`, `new/moved/sub 40755 0:0`, `new/moved/sub/x 100644 0:0 "x"`,
+	`null 20666 0:0 1:3`,
+	`srv 40755 0:0`,
+}
+
+func editProject(t *testing.T) *Project {
+	return project(t, "user/apps/a/bin/a A", "user/apps/a/lib/sub/x x", "user/apps/a/srv/ ",
+		"rootfs.toml [apps]|path = \"user/apps\"",
+		"user/sysconfig/etc/conf conf", "user/sysconfig/etc/gone gone")
+}
+
+func TestEditsStay(t *testing.T) {
+	p := editProject(t)
+	before := hostDump(t, filepath.Join(p.Root, "user"))
+	tree, err := Open(p, Options{})
+	must(t, err)
+	edits(t, tree)
+	got := strings.Split(strings.TrimSpace(dump(t, tree)), "\n")
+	sortLines(got)
+	want := append([]string(nil), edited...)
+	sortLines(want)
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("the tree is\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	ino := inoOf(t, tree, "etc/conf")
+	must(t, tree.Close())
+	if after := hostDump(t, filepath.Join(p.Root, "user")); after != before {
+		t.Errorf("the layers changed:\n%s\nwere\n%s", after, before)
+	}
+	tree = open(t, p)
+	expect(t, tree, edited...)
+	if again := inoOf(t, tree, "etc/hard"); again != ino {
+		t.Errorf("inode %d became %d", ino, again)
+	}
+	v, err := tree.GetXattr(at(t, tree, "etc/conf"), "security.capability")
+	if err != nil || string(v) != "cap" {
+		t.Errorf("capability %q, %v", v, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(p.StateDir(), "edits/0001/work")); err != nil || len(left) > 0 {
+		t.Errorf("left in work: %v %v", left, err)
+	}
+}
+
+func inoOf(t *testing.T, tree *Tree, path string) uint64 {
+	t.Helper()
+	var e Entry
+	must(t, tree.Stat(at(t, tree, path), &e))
+	return e.Ino
+}
+
+func TestLowerLinksStayLinked(t *testing.T) {
+	p := project(t, "user/sysconfig/a one", "user/sysconfig/c other")
+	must(t, os.Link(filepath.Join(p.Root, "user/sysconfig/a"), filepath.Join(p.Root, "user/sysconfig/b")))
+	for range 2 { // the second time after opening again
+		tree, err := Open(p, Options{})
+		must(t, err)
+		if _, err := tree.Write(at(t, tree, "a"), []byte("two"), 0); err != nil {
+			t.Fatal(err)
+		}
+		if a, b := inoOf(t, tree, "a"), inoOf(t, tree, "b"); a != b {
+			t.Errorf("inodes %d and %d", a, b)
+		}
+		expect(t, tree, `a 100644 0:0 "two"`, `b 100644 0:0 "two"`, `c 100644 0:0 "other"`)
+		must(t, tree.Close())
+	}
+	tree := open(t, p)
+	must(t, tree.Unlink(tree.Root(), "a"))
+	expect(t, tree, `b 100644 0:0 "two"`, `c 100644 0:0 "other"`)
+	var e Entry
+	if must(t, tree.Stat(at(t, tree, "b"), &e)); e.Nlink != 1 {
+		t.Errorf("nlink %d", e.Nlink)
+	}
+	must(t, tree.Rename(tree.Root(), "b", tree.Root(), "d", 0))
+	expect(t, tree, `c 100644 0:0 "other"`, `d 100644 0:0 "two"`)
+}
+
+func TestRemovedFileKeepsItsContent(t *testing.T) {
+	tree := open(t, project(t, "user/sysconfig/lower low", "user/sysconfig/up up"))
+	root := tree.Root()
+	for _, name := range []string{"lower", "up"} {
+		n := at(t, tree, name)
+		if name == "up" {
+			_, err := tree.Write(n, []byte("UP"), 0)
+			must(t, err)
+		}
+		must(t, tree.Unlink(root, name))
+		if _, err := tree.Write(n, []byte("X"), 0); err != nil {
+			t.Errorf("write %s: %v", name, err)
+		}
+		var e Entry
+		if err := tree.Stat(n, &e); err != nil || e.Nlink != 0 {
+			t.Errorf("%s: nlink %d, %v", name, e.Nlink, err)
+		}
+		tree.Release(n, 1)
+	}
+	if got := dump(t, tree); got != "" {
+		t.Errorf("left: %s", got)
+	}
+}
+
+func TestNoNameFromInside(t *testing.T) {
+	tree := open(t, project(t, "user/sysconfig/f f"))
+	n := at(t, tree, "f")
+	for _, name := range []string{xattrMeta, xattrOpaque, xattrForeign + "user.x"} {
+		if err := tree.SetXattr(n, name, []byte("x"), 0); !errors.Is(err, unix.EPERM) {
+			t.Errorf("set %s: %v", name, err)
+		}
+		if _, err := tree.GetXattr(n, name); !errors.Is(err, unix.ENODATA) {
+			t.Errorf("get %s: %v", name, err)
+		}
+	}
+}
+
+func TestOneEditor(t *testing.T) {
+	p := project(t, "user/sysconfig/f f")
+	open(t, p)
+	var locked *LockedError
+	if _, err := Open(p, Options{}); !errors.As(err, &locked) || locked.PID != os.Getpid() {
+		t.Errorf("second: %v", err)
+	}
+	reader, err := Open(p, Options{ReadOnly: true})
+	must(t, err)
+	defer reader.Close()
+	if err := reader.Unlink(reader.Root(), "f"); !errors.Is(err, unix.EROFS) {
+		t.Errorf("unlink: %v", err)
+	}
+}

@@ -1,0 +1,166 @@
+package overlay
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pkg/xattr"
+	"golang.org/x/sys/unix"
+)
+
+// recordedName is the host's name for an attribute of a recorded entry. The
+// host itself keeps user.* of files and directories; everything else, and
+// everything of a placeholder, is behind xattrForeign. Our own names can't be
+// had from inside.
+func recordedName(mode uint32, name string) (string, error) {
+	switch {
+	case strings.HasPrefix(name, xattrPrefix):
+		return "", unix.EPERM
+	case strings.HasPrefix(name, "user."):
+		if typ := mode & unix.S_IFMT; typ != unix.S_IFREG && typ != unix.S_IFDIR {
+			return "", unix.EPERM // as the kernel says
+		}
+		return name, nil
+	case !shownXattr(name):
+		return "", unix.EOPNOTSUPP
+	}
+	return xattrForeign + name, nil
+}
+
+// shownName is the reverse of recordedName; "" for a name that is not shown.
+func shownName(host string) string {
+	if name, ok := strings.CutPrefix(host, xattrForeign); ok {
+		return name
+	}
+	if strings.HasPrefix(host, "user.") && !strings.HasPrefix(host, xattrPrefix) {
+		return host
+	}
+	return ""
+}
+
+// shownXattr tells which attributes of a plain layer are shown: not the
+// host's own labels, which would say nothing where the tree goes.
+func shownXattr(name string) bool {
+	switch {
+	case strings.HasPrefix(name, xattrPrefix):
+		return false
+	case strings.HasPrefix(name, "user."), strings.HasPrefix(name, "trusted."):
+		return true
+	}
+	return name == "security.capability" ||
+		name == "system.posix_acl_access" || name == "system.posix_acl_default"
+}
+
+// hostPath is a path for the xattr calls, without following a symlink, and
+// what closes it. t.mu is held.
+func (t *Tree) hostPath(n *Node) (path string, done func(), err error) {
+	if n.dir != nil {
+		d := n.attrPart()
+		fd, err := d.open()
+		return procPath(fd, "."), d.close, err
+	}
+	if n.at.dir == nil || n.is(dead) && n.is(inEdits) {
+		fd, h, err := t.fileLocked(n)
+		return procPath(fd, ""), func() { t.files.put(h) }, err
+	}
+	fd, err := n.at.dir.open()
+	return procPath(fd, n.at.name), n.at.dir.close, err
+}
+
+// recorded tells whether the node's attributes are kept as in record.go.
+func (n *Node) recorded() bool {
+	l := n.layer()
+	return l == nil || l.recorded
+}
+
+// The calls on an orphan's path follow the link in /proc; all others don't.
+func (n *Node) lget(path, name string) ([]byte, error) {
+	if n.dir == nil && n.at.dir == nil {
+		return xattr.Get(path, name)
+	}
+	return xattr.LGet(path, name)
+}
+
+func (n *Node) llist(path string) ([]string, error) {
+	if n.dir == nil && n.at.dir == nil {
+		return xattr.List(path)
+	}
+	return xattr.LList(path)
+}
+
+// GetXattr returns an extended attribute; ENODATA when there is none.
+func (t *Tree) GetXattr(n *Node, name string) ([]byte, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.getXattr(n, name)
+}
+
+func (t *Tree) getXattr(n *Node, name string) ([]byte, error) {
+	if !shownXattr(name) {
+		return nil, unix.ENODATA
+	}
+	host := name
+	if n.recorded() {
+		var err error
+		if host, err = recordedName(n.typ, name); err != nil {
+			return nil, unix.ENODATA
+		}
+	}
+	path, done, err := t.hostPath(n)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return n.lget(path, host)
+}
+
+// ListXattr returns the names of the extended attributes, sorted.
+func (t *Tree) ListXattr(n *Node) ([]string, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.listXattr(n)
+}
+
+func (t *Tree) listXattr(n *Node) ([]string, error) {
+	path, done, err := t.hostPath(n)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	names, err := n.llist(path)
+	if err != nil {
+		return nil, fmt.Errorf("list extended attributes: %w", err)
+	}
+	if n.recorded() {
+		for i, host := range names {
+			names[i] = shownName(host)
+		}
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return !shownXattr(name) })
+	slices.Sort(names)
+	return names, nil
+}
+
+// SetXattr sets an extended attribute; flags are unix.XATTR_CREATE and
+// XATTR_REPLACE. Attributes outside user.* are recorded, whoever runs the
+// program.
+func (t *Tree) SetXattr(n *Node, name string, value []byte, flags int) error {
+	host, err := recordedName(n.typ, name)
+	if err != nil {
+		return err
+	}
+	return t.change(n, func(fd int) error { return unix.Fsetxattr(fd, host, value, flags) })
+}
+
+// RemoveXattr removes an extended attribute; ENODATA when there is none.
+func (t *Tree) RemoveXattr(n *Node, name string) error {
+	host, err := recordedName(n.typ, name)
+	if err != nil {
+		return err
+	}
+	if _, err := t.GetXattr(n, name); err != nil {
+		return err // before a copy-up that nothing needs
+	}
+	return t.change(n, func(fd int) error { return unix.Fremovexattr(fd, host) })
+}
