@@ -63,10 +63,10 @@ func (t *Tree) lastName(n *Node) (bool, error) {
 	return e.Nlink <= 1, nil
 }
 
-// keepContent holds on to a file in the edits that loses a name while somebody
-// may have it open.
+// keepContent holds on to a file in the edits that loses a name, while somebody
+// may have it open or it has other names, by which it isn't found yet.
 func (t *Tree) keepContent(n *Node) error {
-	if !n.is(inEdits) || n.refs.Load() <= 1 {
+	if !n.is(inEdits) || n.refs.Load() <= 1 && !n.is(linked) {
 		return nil
 	}
 	_, h, err := t.fileLocked(n)
