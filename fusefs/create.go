@@ -1,0 +1,84 @@
+package fusefs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// The modes that arrive here have the caller's umask taken out already
+// (DONT_MASK isn't negotiated).
+
+// permissions are the bits of st_mode that a caller chooses.
+const permissions = 0o7777
+
+// owner is who a new file belongs to. Whoever mounts is root inside, and
+// without allow_other nobody else gets here; with it, users are who they are.
+func (f *filesystem) owner(in *fuse.InHeader) overlay.Owner {
+	if !f.shared {
+		return overlay.Owner{}
+	}
+	return overlay.Owner{UID: in.Uid, GID: in.Gid}
+}
+
+// Create implements open(2) with O_CREAT of a file that isn't there.
+func (f *filesystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	dir := f.nodes.get(in.NodeId)
+	if dir == nil {
+		return stale
+	}
+	n, err := f.tree.Create(dir, name, in.Mode&permissions, f.owner(&in.InHeader))
+	out.OpenFlags = openFlags
+	return f.made("create", in.NodeId, n, err, &out.EntryOut)
+}
+
+// Tmpfile implements open(2) with O_TMPFILE.
+func (f *filesystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	dir := f.nodes.get(in.NodeId)
+	if dir == nil {
+		return stale
+	}
+	n, err := f.tree.Tmpfile(dir, in.Mode&permissions, f.owner(&in.InHeader))
+	out.OpenFlags = openFlags
+	return f.made("tmpfile", in.NodeId, n, err, &out.EntryOut)
+}
+
+// Mknod implements mknod(2), also of a regular file.
+func (f *filesystem) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	dir := f.nodes.get(in.NodeId)
+	if dir == nil {
+		return stale
+	}
+	n, err := f.tree.Mknod(dir, name, in.Mode, uint64(in.Rdev), f.owner(&in.InHeader))
+	return f.made("mknod", in.NodeId, n, err, out)
+}
+
+// Mkdir implements mkdir(2).
+func (f *filesystem) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	dir := f.nodes.get(in.NodeId)
+	if dir == nil {
+		return stale
+	}
+	n, err := f.tree.Mkdir(dir, name, in.Mode&permissions, f.owner(&in.InHeader))
+	return f.made("mkdir", in.NodeId, n, err, out)
+}
+
+// Symlink implements symlink(2).
+func (f *filesystem) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	dir := f.nodes.get(in.NodeId)
+	if dir == nil {
+		return stale
+	}
+	n, err := f.tree.Symlink(dir, name, target, f.owner(in))
+	return f.made("symlink", in.NodeId, n, err, out)
+}
+
+// Readlink implements readlink(2).
+func (f *filesystem) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status) {
+	n := f.nodes.get(in.NodeId)
+	if n == nil {
+		return nil, stale
+	}
+	target, err := f.tree.Readlink(n)
+	return []byte(target), f.status("readlink", in.NodeId, err)
+}

@@ -1,0 +1,176 @@
+package fusefs
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// fsType is the filesystem's subtype: /proc/mounts shows "fuse.rootfs".
+const fsType = "rootfs"
+
+// maxWrite is how much one READ or WRITE carries, in bytes; the kernel takes
+// no more by default (fs.fuse.max_pages_limit).
+const maxWrite = 1 << 20
+
+// Options say how to mount.
+type Options struct {
+	// AllowOther lets all users in, and makes the kernel check permissions.
+	AllowOther bool
+
+	// FSName is the source that /proc/mounts shows; "rootfs" if empty.
+	FSName string
+
+	// Debug logs every request, at slog.LevelDebug.
+	Debug bool
+
+	// Logger takes what can't be answered with an errno; nil for nowhere.
+	Logger *slog.Logger
+
+	// Extra are more words for -o: ro, rw, [no]dev, [no]suid, [no]exec,
+	// [no]atime, [no]diratime, sync, async, dirsync, default_permissions,
+	// allow_other. The last of two that contradict each other holds. Devices
+	// and set-uid bits have no effect in the mount unless dev and suid are
+	// asked for, which only root may.
+	Extra []string
+}
+
+// Server is a mount that is being served.
+type Server struct {
+	dir  string
+	done chan struct{}
+}
+
+// Mount mounts t on the directory dir and serves it in the background. It
+// returns when the kernel has taken the mount; on an error nothing is mounted.
+// t must stay open until Wait has returned.
+func Mount(t *overlay.Tree, dir string, o Options) (*Server, error) {
+	s, err := mount(t, dir, &o)
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+func mount(t *overlay.Tree, dir string, o *Options) (*Server, error) {
+	w, err := parseOptions(o)
+	if err != nil {
+		return nil, err
+	}
+	if dir, err = mountpoint(dir); err != nil {
+		return nil, err
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	fd, err := attach(dir, w)
+	if err != nil {
+		return nil, err
+	}
+	f := &filesystem{tree: t, nodes: newNodes(t.Root(), t.Release), log: o.Logger, shared: w.allowOther}
+	// go-fuse takes a device that is mounted already by this name. Its own way
+	// of mounting leaks the descriptor to child processes, and tells little
+	// about failures.
+	srv, err := fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", fd), serverOptions(o))
+	if err != nil {
+		return nil, errors.Join(err, detach(dir, true))
+	}
+	s := &Server{dir: dir, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		srv.Serve()
+	}()
+	return s, nil
+}
+
+// mountpoint returns the directory's path without symlinks.
+func mountpoint(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if abs, err = filepath.EvalSymlinks(abs); err != nil {
+		return "", cause(err)
+	}
+	fi, err := os.Stat(abs)
+	if err != nil {
+		return "", cause(err)
+	}
+	if !fi.IsDir() {
+		return "", unix.ENOTDIR
+	}
+	return abs, nil
+}
+
+// cause takes the path off an error that will be reported with it.
+func cause(err error) error {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// serverOptions says what to negotiate in INIT. go-fuse asks for ASYNC_READ,
+// BIG_WRITES, FILE_OPS, READDIRPLUS, PARALLEL_DIROPS, MAX_PAGES by itself. Not
+// asked for:
+//
+//   - READDIRPLUS_AUTO: all batches of a listing come with attributes, which
+//     the kernel keeps; a second walk then costs nothing.
+//   - WRITEBACK_CACHE: a checkpoint must see each write when it returns.
+//   - ATOMIC_O_TRUNC: there is no OPEN that could carry O_TRUNC.
+//   - POSIX_ACL, DONT_MASK: the tree stores ACLs and doesn't interpret them.
+//   - POSIX_LOCKS, FLOCK_LOCKS: the kernel's own are enough on one machine.
+//   - EXPORT_SUPPORT: nobody serves this over NFS.
+func serverOptions(o *Options) *fuse.MountOptions {
+	level := slog.LevelWarn
+	if o.Debug {
+		level = slog.LevelDebug
+	}
+	return &fuse.MountOptions{
+		MaxWrite: maxWrite,
+		Debug:    o.Debug,
+		Logger:   slog.NewLogLogger(o.Logger.Handler(), level),
+
+		// With this the kernel leaves clearing set-id bits to the tree, and
+		// asks for security.capability before a file's first write only, not
+		// before each.
+		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2,
+
+		// Negotiated, it would count as a stacked filesystem, and kernel
+		// overlayfs on top of the mount would reach its limit.
+		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
+
+		// The automatic way drops a file's cached content when its mtime
+		// changes, so also after each write that we were told of.
+		ExplicitDataCacheControl: true,
+		EnableSymlinkCaching:     true,
+
+		DisableSplice: true, // answers are in memory
+	}
+}
+
+// Wait returns when the mount is gone, whoever unmounted it.
+func (s *Server) Wait() { <-s.done }
+
+// Unmount ends the mount and waits for the last request. It does nothing when
+// the mount is gone already; it returns EBUSY while somebody uses it.
+func (s *Server) Unmount() error {
+	select {
+	case <-s.done:
+		return nil
+	default:
+	}
+	if err := detach(s.dir, false); err != nil {
+		return fmt.Errorf("unmount %s: %w", s.dir, err)
+	}
+	<-s.done
+	return nil
+}
