@@ -3,6 +3,7 @@ package overlay
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 
@@ -378,4 +379,12 @@ func (n *Node) Open() (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), n.at.name), nil
+}
+
+// String names the host's file, for messages.
+func (n *Node) String() string {
+	if n.at.dir == nil {
+		return n.path()
+	}
+	return filepath.Join(n.at.dir.layer.Dir, n.at.dir.path(), n.at.name)
 }

@@ -173,3 +173,8 @@ func splitPath(path string) (dir, name string) {
 	}
 	return ".", path
 }
+
+// splitAll returns the names of a path.
+func splitAll(path string) []string {
+	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
+}

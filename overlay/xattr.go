@@ -142,6 +142,13 @@ func (t *Tree) listXattr(n *Node) ([]string, error) {
 	return names, nil
 }
 
+// Xattrs returns all extended attributes, sorted by name.
+func (t *Tree) Xattrs(n *Node) ([]Xattr, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.xattrs(n)
+}
+
 // SetXattr sets an extended attribute; flags are unix.XATTR_CREATE and
 // XATTR_REPLACE. Attributes outside user.* are recorded, whoever runs the
 // program.
