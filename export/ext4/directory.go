@@ -130,7 +130,7 @@ func (d *directory) block(n uint32, b []byte, seed checksum) {
 		setRecLen(b, direntsPerBlock) // one record, not in use
 	} else {
 		copy(b, d.records[start:])
-		if int64(d.last) >= start {
+		if d.last/blockSize == n {
 			at := d.last % blockSize
 			setRecLen(b[at:], direntsPerBlock-at)
 		}

@@ -33,6 +33,10 @@ func need(t testing.TB, capability string) {
 		} else if _, err := os.Stat("/dev/loop-control"); err != nil {
 			missing = err.Error()
 		}
+	case "sysresource":
+		if !hasCapability(unix.CAP_SYS_RESOURCE) {
+			missing = "no CAP_SYS_RESOURCE, which growing a mounted filesystem needs"
+		}
 	case "fsck":
 		for _, tool := range []string{"e2fsck", "dumpe2fs", "debugfs", "resize2fs"} {
 			if _, err := exec.LookPath(tool); err != nil {
@@ -51,7 +55,14 @@ func need(t testing.TB, capability string) {
 	t.Skipf("SKIPPED, needs %s: %s", capability, missing)
 }
 
-// run runs a tool that has to succeed and returns what it prints.
+// hasCapability tells whether this process has one of the kernel's capabilities.
+func hasCapability(n int) bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&hdr, &data[0]) == nil && data[n/32].Effective&(1<<(n%32)) != 0
+}
+
+// runTool runs a tool that has to succeed and returns what it prints.
 func runTool(t tb, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(name, args...)
