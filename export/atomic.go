@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +42,9 @@ func CreateOutput(path string) (*Output, error) {
 	if err != nil {
 		return nil, err
 	}
+	if strings.HasSuffix(target, "/") {
+		return nil, fmt.Errorf("output %s names a directory", path)
+	}
 	mode, replaced := fs.FileMode(0), false
 	switch st, err := os.Lstat(target); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -58,17 +62,27 @@ func CreateOutput(path string) (*Output, error) {
 		return nil, err
 	}
 	o := &Output{target: target, made: made}
-	if o.File, o.temp, err = openTemp(filepath.Dir(target)); err != nil {
+	if o.File, o.temp, err = openTemp(dirOf(target)); err != nil {
 		removeDirs(made)
 		return nil, err
 	}
 	if replaced {
-		if err := o.File.Chmod(mode); err != nil {
+		if err := keepMode(o.File, mode); err != nil {
 			o.Discard()
 			return nil, err
 		}
 	}
 	return o, nil
+}
+
+// keepMode gives f the permissions of the file that it replaces. Where they
+// are so already nothing is set: FAT, for one, refuses that.
+func keepMode(f *os.File, mode fs.FileMode) error {
+	st, err := f.Stat()
+	if err != nil || st.Mode().Perm() == mode {
+		return err
+	}
+	return f.Chmod(mode)
 }
 
 // Commit makes the output durable, gives it its name and closes File. After
@@ -83,7 +97,7 @@ func (o *Output) Commit() (err error) {
 		return fmt.Errorf("write %s: %w", o.target, err)
 	}
 	if o.temp == "" {
-		if o.temp, err = linkTemp(o.File, filepath.Dir(o.target)); err != nil {
+		if o.temp, err = linkTemp(o.File, dirOf(o.target)); err != nil {
 			return fmt.Errorf("write %s: %w", o.target, err)
 		}
 	}
@@ -91,7 +105,7 @@ func (o *Output) Commit() (err error) {
 		return err
 	}
 	o.temp, o.made = "", nil
-	return errors.Join(o.File.Close(), syncDir(filepath.Dir(o.target)))
+	return errors.Join(o.File.Close(), syncDir(dirOf(o.target)))
 }
 
 // Discard drops an output that was not committed, and the directories made
@@ -117,6 +131,10 @@ type OutputDir struct {
 // CreateOutputDir starts an output directory of the given name. If there is
 // one already, mayReplace decides whether it may go, by returning nil.
 func CreateOutputDir(path string, mayReplace func(dir string) error) (*OutputDir, error) {
+	// "layout/" is "layout", but "/" is itself.
+	if trimmed := strings.TrimRight(path, "/"); trimmed != "" {
+		path = trimmed
+	}
 	target, err := followLinks(path)
 	if err != nil {
 		return nil, err
@@ -136,7 +154,7 @@ func CreateOutputDir(path string, mayReplace func(dir string) error) (*OutputDir
 	if err != nil {
 		return nil, err
 	}
-	temp, err := newName(filepath.Dir(target), func(name string) error { return os.Mkdir(name, 0o777) })
+	temp, err := newName(dirOf(target), func(name string) error { return os.Mkdir(name, 0o777) })
 	if err != nil {
 		removeDirs(made)
 		return nil, err
@@ -162,7 +180,7 @@ func (o *OutputDir) Commit() (err error) {
 		return err
 	}
 	o.made = nil
-	return syncDir(filepath.Dir(o.target))
+	return syncDir(dirOf(o.target))
 }
 
 // Discard drops a directory that was not committed. After Commit it does
@@ -176,17 +194,30 @@ func (o *OutputDir) Discard() {
 	o.Path, o.made = "", nil
 }
 
+// What some filesystems can't do; variables, so that tests can be such a one.
+var (
+	openNameless = func(dir string) (*os.File, error) {
+		return os.OpenFile(dir, unix.O_TMPFILE|os.O_RDWR, 0o666)
+	}
+	exchangeNames = func(a, b string) error {
+		err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+		if err != nil {
+			return &os.LinkError{Op: "exchange", Old: a, New: b, Err: err}
+		}
+		return nil
+	}
+)
+
 // replaceDir gives temp the name target; a directory of that name gets the
 // name temp, in the same step where the filesystem can.
 func replaceDir(temp, target string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, target, unix.RENAME_EXCHANGE)
-	switch {
+	switch err := exchangeNames(temp, target); {
 	case err == nil:
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
 		return os.Rename(temp, target)
 	case !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS):
-		return &os.LinkError{Op: "renameat2", Old: temp, New: target, Err: err}
+		return err
 	}
 	old := temp + ".old"
 	if err := os.Rename(target, old); err != nil {
@@ -217,13 +248,10 @@ func Scratch(dir string) (*os.File, error) {
 func openTemp(dir string) (f *os.File, name string, err error) {
 	// Without /proc a nameless file cannot be given a name (linkat(2)).
 	if _, err := os.Stat("/proc/self/fd"); err == nil {
-		f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_RDWR, 0o666)
-		if err == nil {
-			return f, "", nil
-		}
+		f, err := openNameless(dir)
 		// EISDIR and ENOENT: kernels that don't know the flag (open(2)).
 		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.ENOENT) {
-			return nil, "", err
+			return f, "", err
 		}
 	}
 	name, err = newName(dir, func(name string) (err error) {
@@ -249,7 +277,7 @@ func linkTemp(f *os.File, dir string) (string, error) {
 // newName calls create with hidden names in dir until one is new.
 func newName(dir string, create func(name string) error) (string, error) {
 	for {
-		name := filepath.Join(dir, fmt.Sprintf(".rootfs-%016x.tmp", rand.Uint64()))
+		name := fmt.Sprintf("%s/.rootfs-%016x.tmp", dir, rand.Uint64())
 		if err := create(name); !errors.Is(err, fs.ErrExist) {
 			return name, err
 		}
@@ -276,18 +304,30 @@ func followLinks(path string) (string, error) {
 			return "", err
 		}
 		if !filepath.IsAbs(link) {
-			// Not filepath.Join: "a/../b" may pass through a link a.
-			link = filepath.Dir(name) + "/" + link
+			link = dirOf(name) + "/" + link
 		}
 		name = link
 	}
 	return "", &fs.PathError{Op: "open", Path: path, Err: unix.ELOOP}
 }
 
+// dirOf returns the directory that a name is in. Unlike [filepath.Dir] it
+// leaves the path as it is: in "a/../b", a may be a link to elsewhere.
+func dirOf(name string) string {
+	switch i := strings.LastIndexByte(name, '/'); i {
+	case -1:
+		return "."
+	case 0:
+		return "/"
+	default:
+		return name[:i]
+	}
+}
+
 // makeParents makes the directories above target and returns those that
 // were missing, deepest first.
 func makeParents(target string) (made []string, err error) {
-	dir := filepath.Dir(target)
+	dir := dirOf(target)
 	for d := dir; ; d = filepath.Dir(d) {
 		if _, err := os.Stat(d); !errors.Is(err, fs.ErrNotExist) {
 			break

@@ -2,7 +2,9 @@ package export
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -140,6 +142,7 @@ func TestBadOutputNames(t *testing.T) {
 	for path, want := range map[string]string{
 		"":                             "empty name",
 		dir:                            "is a directory",
+		dir + "/new/":                  "names a directory",
 		"/dev/null":                    "device or another special file",
 		filepath.Join(dir, "loop"):     "too many levels of symbolic links",
 		filepath.Join(dir, "file/out"): "not a directory",
@@ -189,50 +192,133 @@ func TestOutputDirReplacesOnlyWhatItMay(t *testing.T) {
 	wantNames(t, filepath.Dir(path), "layout")
 }
 
-func TestScratchHasNoName(t *testing.T) {
-	dir := t.TempDir()
-	f, err := Scratch(dir)
-	if err != nil {
-		t.Fatal(err)
+// onFilesystems runs a test in a directory of a filesystem of 1 MiB that can
+// all that an output uses, and on the same without nameless files and without
+// an exchange of names, as FAT and FUSE filesystems are.
+func onFilesystems(t *testing.T, test func(t *testing.T, dir string)) {
+	needRoot(t)
+	for _, plain := range []bool{false, true} {
+		t.Run(fmt.Sprintf("plain=%t", plain), func(t *testing.T) {
+			dir := t.TempDir()
+			need(t, "mount", unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m") == nil)
+			t.Cleanup(func() {
+				if err := unix.Unmount(dir, 0); err != nil {
+					t.Error(err)
+				}
+			})
+			if plain {
+				nameless, exchange := openNameless, exchangeNames
+				t.Cleanup(func() { openNameless, exchangeNames = nameless, exchange })
+				openNameless = func(string) (*os.File, error) { return nil, unix.EOPNOTSUPP }
+				exchangeNames = func(_, b string) error {
+					if _, err := os.Lstat(b); err != nil {
+						return err
+					}
+					return unix.EINVAL
+				}
+			}
+			test(t, dir)
+		})
 	}
-	defer f.Close()
-	wantNames(t, dir)
 }
 
-// A full disk fails the output, whichever way temporary files are made, and
-// what is left is what was there.
 func TestFullDiskKeepsOldFile(t *testing.T) {
-	needRoot(t)
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-		need(t, "mount", false)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error(err)
+	tr := everyKind(t)
+	onFilesystems(t, func(t *testing.T, dir string) {
+		path := filepath.Join(dir, "out")
+		writeOutput(t, path, "old")
+		var before, after unix.Statfs_t
+		if err := unix.Statfs(dir, &before); err != nil {
+			t.Fatal(err)
+		}
+		o, err := CreateOutput(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := NewTarWriter(t.Context(), o.File, TarOptions{})
+		for i := range tr.entries {
+			if w.Add(&tr.entries[i]) != nil {
+				break
+			}
+		}
+		if _, err := w.Close(); !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("Close: %v, want ENOSPC", err)
+		}
+		o.Discard()
+		wantFile(t, path, "old")
+		wantNames(t, dir, "out")
+		if err := unix.Statfs(dir, &after); err != nil || after.Bfree != before.Bfree {
+			t.Errorf("%d blocks are free of %d, error %v", after.Bfree, before.Bfree, err)
 		}
 	})
+}
+
+func TestOutputsReplaceOnAnyFilesystem(t *testing.T) {
+	onFilesystems(t, func(t *testing.T, dir string) {
+		for _, data := range []string{"one", "two"} {
+			writeOutput(t, filepath.Join(dir, "out"), data)
+			wantFile(t, filepath.Join(dir, "out"), data)
+			o, err := CreateOutputDir(filepath.Join(dir, "layout")+"/", func(string) error { return nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(o.Path, data), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := o.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			wantNames(t, filepath.Join(dir, "layout"), data)
+			wantNames(t, dir, "layout", "out")
+		}
+		f, err := Scratch(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeFile(t, f)
+		wantNames(t, dir, "layout", "out")
+	})
+}
+
+// The process that dies here is the test's own binary, told so by a variable.
+func TestKilledWriterLeavesNothing(t *testing.T) {
+	const variable = "ROOTFS_TEST_KILLED_WRITER"
+	if path := os.Getenv(variable); path != "" {
+		o, err := CreateOutput(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := o.File.WriteString("half"); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Kill(os.Getpid(), unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		select {}
+	}
+	dir := t.TempDir()
 	path := filepath.Join(dir, "out")
 	writeOutput(t, path, "old")
-	tr := everyKind(t)
-	o, err := CreateOutput(path)
-	if err != nil {
-		t.Fatal(err)
+	cmd := exec.Command(os.Args[0], "-test.run=^TestKilledWriterLeavesNothing$")
+	cmd.Env = append(os.Environ(), variable+"="+path)
+	if err := cmd.Run(); err == nil || err.Error() != "signal: killed" {
+		t.Fatalf("the writer ended with %v", err)
 	}
-	w := NewTarWriter(t.Context(), o.File, TarOptions{})
-	for i := range tr.entries {
-		if w.Add(&tr.entries[i]) != nil {
-			break
-		}
-	}
-	if _, err := w.Close(); !errors.Is(err, unix.ENOSPC) {
-		t.Errorf("Close: %v, want ENOSPC", err)
-	}
-	o.Discard()
 	wantFile(t, path, "old")
 	wantNames(t, dir, "out")
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil || st.Blocks-st.Bfree > 1 {
-		t.Errorf("%d blocks are still used, error %v", st.Blocks-st.Bfree, err)
+}
+
+func TestOutputThroughLinkedParent(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "real/sub"), 0o755); err != nil {
+		t.Fatal(err)
 	}
+	if err := os.Symlink("real/sub", filepath.Join(dir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	writeOutput(t, dir+"/a/../out", "x")
+	wantFile(t, filepath.Join(dir, "real/out"), "x")
+	t.Chdir(dir)
+	writeOutput(t, "out", "y")
+	wantFile(t, filepath.Join(dir, "out"), "y")
 }

@@ -3,6 +3,7 @@ package export
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"hash"
 	"io"
 	"sync"
@@ -144,10 +145,10 @@ func (b *batchWriter) readFrom(r io.ReaderAt, off, n int64) error {
 		c, err := r.ReadAt(room[:min(int64(len(room)), n)], off)
 		b.advance(c)
 		off, n = off+int64(c), n-int64(c)
-		if err == io.EOF && n > 0 {
+		switch {
+		case errors.Is(err, io.EOF) && n > 0:
 			return io.ErrUnexpectedEOF
-		}
-		if err != nil && err != io.EOF {
+		case err != nil && !errors.Is(err, io.EOF):
 			return err
 		}
 	}

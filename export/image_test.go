@@ -27,7 +27,7 @@ func newLayer(t testing.TB, tr *tree) Layer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
+	t.Cleanup(func() { closeFile(t, f) })
 	return Layer{File: f, TarSum: sum}
 }
 

@@ -42,7 +42,7 @@ func diskFile(t testing.TB, size int64, opts DiskOptions) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer closeFile(t, f)
 	if err := disk.WriteFile(t.Context(), f, nil); err != nil {
 		t.Skipf("no sparse file of %d bytes here: %v", disk.Size(), err)
 	}

@@ -198,7 +198,7 @@ func (l *line) content(t testing.TB, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer closeFile(t, f)
 	st, err := f.Stat()
 	if err != nil {
 		t.Fatal(err)
@@ -260,6 +260,13 @@ func equalLines(t testing.TB, what string, want, got []string) {
 			t.Errorf("%s lacks:\n\t%s", what, l)
 			count[l] = 0
 		}
+	}
+}
+
+func closeFile(t testing.TB, f *os.File) {
+	t.Helper()
+	if err := f.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -20,7 +20,7 @@ type TarOptions struct {
 	Log *slog.Logger
 
 	// Progress, if not nil, is called with the number of bytes written since
-	// the last call, in another goroutine than Add's.
+	// the last call, in a goroutine other than Add's, one call at a time.
 	Progress func(n int64)
 
 	// Digest makes Close return the SHA-256 of the tar.
@@ -170,7 +170,7 @@ func (t *TarWriter) file(e *overlay.Entry, h *tarHeader) (err error) {
 	if err != nil {
 		return err
 	}
-	defer f.Close() // opened for reading: nothing to lose
+	defer func() { _ = f.Close() }() // opened for reading: nothing to lose
 	if err := checkSize(f, e.Size); err != nil {
 		return err
 	}

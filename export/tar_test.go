@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
@@ -72,7 +73,7 @@ func writeTar(t testing.TB, entries []overlay.Entry, opts TarOptions) (string, T
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer closeFile(t, f)
 	w := NewTarWriter(t.Context(), f, opts)
 	for i := range entries {
 		e := entries[i]
@@ -167,7 +168,7 @@ for m in tarfile.open(sys.argv[1]): sys.stdout.buffer.write(m.name.encode("utf-8
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer closeFile(t, f)
 	got = nil
 	for r := tar.NewReader(f); ; {
 		h, err := r.Next()
@@ -331,5 +332,54 @@ func TestProgressCountsEveryByte(t *testing.T) {
 	_, sum := writeTar(t, tr.entries, TarOptions{Progress: func(d int64) { n += d }})
 	if n != sum.Size {
 		t.Errorf("progress of %d bytes for a tar of %d", n, sum.Size)
+	}
+}
+
+// Whatever a header holds, Go's reader finds it again.
+func TestHeaderReadsBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.StringMatching(`[^\x00]{1,300}`).Draw(t, "name")
+		if rapid.Bool().Draw(t, "raw bytes") {
+			name = string(rapid.SliceOfN(rapid.ByteRange(1, 255), 1, 300).Draw(t, "bytes"))
+		}
+		h := tarHeader{
+			typ: typeSymlink, name: "./" + strings.TrimRight(name, "/") + "x", link: name,
+			mode: rapid.Uint32Range(0, 0o7777).Draw(t, "mode"),
+			uid:  rapid.Uint32().Draw(t, "uid"),
+			gid:  rapid.Uint32().Draw(t, "gid"),
+			mtime: overlay.Time{
+				Sec:  rapid.Int64Range(-1<<40, 1<<40).Draw(t, "sec"),
+				Nsec: rapid.Uint32Range(0, 999_999_999).Draw(t, "nsec"),
+			},
+			extra: []paxRecord{{xattrKey("user.x"), string(rapid.SliceOfN(rapid.Byte(), 0, 2000).Draw(t, "value"))}},
+		}
+		b, err := h.appendTo(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := tar.NewReader(bytes.NewReader(b)).Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Name != h.name || got.Linkname != h.link || got.Mode != int64(h.mode) ||
+			uint32(got.Uid) != h.uid || uint32(got.Gid) != h.gid || !got.ModTime.Equal(h.mtime.Time()) ||
+			got.PAXRecords["SCHILY.xattr.user.x"] != h.extra[0].value {
+			t.Fatalf("read back %+v", got)
+		}
+	})
+}
+
+// Why tarHeader is not archive/tar's. When this test fails, that may do.
+func TestArchiveTarGaps(t *testing.T) {
+	write := func(records map[string]string) (string, error) {
+		var b bytes.Buffer
+		err := tar.NewWriter(&b).WriteHeader(&tar.Header{Name: "f", Typeflag: tar.TypeReg, PAXRecords: records})
+		return b.String(), err
+	}
+	if got, err := write(map[string]string{"GNU.sparse.major": "1"}); err == nil && strings.Contains(got, "GNU.sparse") {
+		t.Error("archive/tar writes the records of a sparse file")
+	}
+	if _, err := write(map[string]string{"SCHILY.xattr.user.a=b": "1"}); err == nil {
+		t.Error("archive/tar takes an attribute name with '='")
 	}
 }
