@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/pkg/xattr"
 	"golang.org/x/sys/unix"
 )
 
@@ -230,14 +231,29 @@ func (c archiveCache) unpackIn(ctx context.Context, tmp string, rec *archiveReco
 	fresh := map[string]string{} // name → where it was unpacked
 	var below []string
 	var chain string
+	add := func(name, dir string) error {
+		chain = name
+		root := filepath.Join(dir, archiveRootDir)
+		// A root that hides what is below leaves nothing of it.
+		opaque, err := xattr.LGet(root, xattrOpaque)
+		if len(opaque) > 0 {
+			rec.Layers, below = nil, nil
+		}
+		rec.Layers = append(rec.Layers, name)
+		below = append(below, root)
+		if errors.Is(err, xattr.ENOATTR) {
+			return nil
+		}
+		return err
+	}
 	for i, layer := range src.layers {
 		if layer.diffID != "" {
 			// Known beforehand: an image that shares layers has them already.
 			name := chainName(chain, layer.diffID)
-			if c.has(name) {
-				chain = name
-				rec.Layers = append(rec.Layers, name)
-				below = append(below, filepath.Join(c.layersDir(), name, archiveRootDir))
+			if dir := filepath.Join(c.layersDir(), name); c.has(name) {
+				if err := add(name, dir); err != nil {
+					return err
+				}
 				continue
 			}
 		}
@@ -246,10 +262,11 @@ func (c archiveCache) unpackIn(ctx context.Context, tmp string, rec *archiveReco
 		if err != nil {
 			return layer.wrap(err)
 		}
-		chain = chainName(chain, diffID)
-		fresh[chain] = dir
-		rec.Layers = append(rec.Layers, chain)
-		below = append(below, filepath.Join(dir, archiveRootDir))
+		name := chainName(chain, diffID)
+		fresh[name] = dir
+		if err := add(name, dir); err != nil {
+			return err
+		}
 	}
 	return c.publish(fresh)
 }

@@ -104,6 +104,16 @@ func TestUnpackImages(t *testing.T) {
 	})
 }
 
+func TestUnpackLeavesOutLayersThatAreHiddenWhole(t *testing.T) {
+	lower, upper := tarOf(t, aFile("a", "1")), tarOf(t, aFile("b", "2"), aFile(".wh..wh..opq", ""))
+	dirs, err := unpackPath(t, ociDir(t, ociFiles(t, testImage{arch: "amd64", layers: [][]byte{lower, upper, lower}})), "")
+	if err != nil || len(dirs) != 2 {
+		t.Fatalf("got %v, %v; want two layers", dirs, err)
+	}
+	wantLines(t, recorded(t, dirs[0]), `. 40755 0:0 implicit user.rootfs.opaque="y"`, "b 100644 0:0 0s =2")
+	wantLines(t, recorded(t, dirs[1]), `. 40755 0:0 implicit`, "a 100644 0:0 0s =1")
+}
+
 func TestUnpackSharesLayersOfImages(t *testing.T) {
 	base, a, b := tarOf(t, aFile("base", "")), tarOf(t, aFile("a", "")), tarOf(t, aFile("b", ""))
 	cache := filepath.Join(t.TempDir(), "cache")

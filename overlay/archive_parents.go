@@ -229,7 +229,7 @@ func (w *layerWriter) makeOpaque(name string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.Fsetxattr(fd, xattrOpaque, []byte("y"), 0); err != nil {
+	if err := setMark(fd, xattrOpaque, "y"); err != nil {
 		return fmt.Errorf("record an opaque directory: %w", err)
 	}
 	return nil

@@ -168,10 +168,13 @@ func packageAt(file, name string, isArchive bool) (pkg, error) {
 }
 
 func packageDir(dir, name string) (pkg, error) {
-	if _, err := os.Stat(filepath.Join(dir, recipeFile)); err == nil {
+	result := filepath.Join(dir, resultLink)
+	_, noRecipe := os.Stat(filepath.Join(dir, recipeFile))
+	_, noResult := os.Lstat(result)
+	if noRecipe == nil && noResult != nil {
 		return pkg{name: name, path: dir, kind: pkgRecipe}, nil
 	}
-	result := filepath.Join(dir, resultLink)
+	// A result beside a recipe is what somebody has built with it.
 	switch info, err := os.Stat(result); {
 	case err == nil && info.IsDir():
 		return pkg{name: name, path: result, kind: pkgResult}, nil
