@@ -90,8 +90,8 @@ func checkName(dir *directory, full, name string) error {
 		return fmt.Errorf("not the path of an entry: %q", full)
 	case len(dir.records) > maxDirectory-blockSize:
 		return fmt.Errorf("its directory is full at %d bytes of names", len(dir.records))
-	case dir.lastName() >= name:
-		return fmt.Errorf("added after %q, out of order", dir.lastName())
+	case !dir.follows(name):
+		return fmt.Errorf("added after %q, out of order", dir.name(dir.last))
 	}
 	return nil
 }

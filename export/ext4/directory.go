@@ -78,13 +78,13 @@ func (d *directory) add(name string, number uint32, kind byte) uint32 {
 		setRecLen(d.records[d.last:], direntsPerBlock-d.last%blockSize)
 		d.records = append(d.records, make([]byte, blockSize-used)...)
 	}
-	le := binary.LittleEndian
 	d.last = uint32(len(d.records))
-	d.records = le.AppendUint32(d.records, number)
-	d.records = le.AppendUint16(d.records, uint16(size))
-	d.records = append(d.records, byte(len(name)), kind)
-	d.records = append(d.records, name...)
-	d.records = append(d.records, make([]byte, size-direntHeader-len(name))...)
+	d.records = append(d.records, make([]byte, size)...)
+	record := d.records[d.last:]
+	binary.LittleEndian.PutUint32(record, number)
+	setRecLen(record, uint32(size))
+	record[6], record[7] = byte(len(name)), kind
+	copy(record[direntHeader:], name)
 	return d.last
 }
 
@@ -95,18 +95,16 @@ func setRecLen(record []byte, n uint32) {
 	binary.LittleEndian.PutUint16(record[4:], uint16(n))
 }
 
-// nameOf returns the name of the record at an offset.
-func (d *directory) nameOf(at uint32) string {
+// name returns the name of the record at an offset.
+func (d *directory) name(at uint32) []byte {
 	b := d.records[at:]
-	return string(b[direntHeader : direntHeader+int(b[6])])
+	return b[direntHeader : direntHeader+int(b[6])]
 }
 
-// lastName returns the name that was added last, or "" in an empty directory.
-func (d *directory) lastName() string {
-	if name := d.nameOf(d.last); name != ".." {
-		return name
-	}
-	return ""
+// follows tells whether a name comes after the one that was added last.
+func (d *directory) follows(name string) bool {
+	last := d.name(d.last)
+	return string(last) == ".." || string(last) < name
 }
 
 // blocks counts the blocks.

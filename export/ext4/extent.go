@@ -24,8 +24,9 @@ type extent struct {
 // extents lists where an inode's data is.
 func (l *layout) extents(node *inode) iter.Seq[extent] {
 	return func(yield func(extent) bool) {
+		var one [1]run
 		place := uint64(node.start)
-		for _, r := range node.runs() {
+		for _, r := range node.runs(&one) {
 			for r.count > 0 {
 				block, together := l.at(place)
 				n := uint32(min(uint64(r.count), together, maxExtent))

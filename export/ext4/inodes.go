@@ -64,7 +64,7 @@ func (i *inode) String() string {
 	if i.dir == nil {
 		return "."
 	}
-	return path.Join(i.dir.node.String(), i.dir.nameOf(i.nameAt))
+	return path.Join(i.dir.node.String(), string(i.dir.name(i.nameAt)))
 }
 
 // Open opens the content, which makes an inode an [overlay.Content] that has
@@ -89,29 +89,24 @@ func (i *inode) hasExtents() bool {
 	return false
 }
 
-// runs lists the blocks that have data.
-func (i *inode) runs() []run {
-	if !i.hasExtents() {
+// runs lists the blocks that have data. one is where it may put the only run,
+// so that the usual file costs no allocation.
+func (i *inode) runs(one *[1]run) []run {
+	if i.extra != nil && i.extra.runs != nil {
+		return i.extra.runs
+	}
+	if !i.hasExtents() || i.size == 0 && i.kind() != unix.S_IFDIR {
 		return nil
 	}
-	if i.extra != nil {
-		if i.extra.runs != nil {
-			return i.extra.runs
-		}
-		if i.extra.children != nil {
-			return []run{{0, i.extra.children.blocks()}}
-		}
-	}
-	if i.size == 0 {
-		return nil
-	}
-	return []run{{0, blocksOf(i.size)}}
+	one[0] = run{0, blocksOf(i.diskSize())}
+	return one[:]
 }
 
 // dataBlocks counts the blocks that have data.
 func (i *inode) dataBlocks() uint64 {
+	var one [1]run
 	var n uint64
-	for _, r := range i.runs() {
+	for _, r := range i.runs(&one) {
 		n += uint64(r.count)
 	}
 	return n

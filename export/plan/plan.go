@@ -97,32 +97,31 @@ func (p *Plan) fill(b []byte, off int64) error {
 func (p *Plan) read(s *segment, b []byte, off int64) error {
 	c, ok := s.src.(overlay.Content)
 	if !ok {
-		return readFull(s.src.(io.ReaderAt), b, s.srcOff+off, "metadata")
+		return readFull(s.src.(io.ReaderAt), b, s.srcOff+off)
 	}
 	f, err := p.files.take(c)
 	if err != nil {
 		return err
 	}
-	err = readFull(f, b, s.srcOff+off, sourceName(c, f))
+	err = readFull(f, b, s.srcOff+off)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", sourceName(c, f), err)
+	}
 	p.files.give(c, f)
 	return err
 }
 
 // readFull is ReadAt where the end of the source is an error.
-func readFull(r io.ReaderAt, b []byte, off int64, name string) error {
+func readFull(r io.ReaderAt, b []byte, off int64) error {
 	n, err := r.ReadAt(b, off)
 	if n == len(b) {
 		return nil
 	}
 	if err == io.EOF || err == nil {
-		return errShort(name, off+int64(n))
+		return fmt.Errorf("ends at byte %d, shorter than when the image was planned: %w",
+			off+int64(n), io.ErrUnexpectedEOF)
 	}
-	return fmt.Errorf("read %s: %w", name, err)
-}
-
-func errShort(name string, at int64) error {
-	return fmt.Errorf("%s: ends at byte %d, shorter than when the image was planned: %w",
-		name, at, io.ErrUnexpectedEOF)
+	return err
 }
 
 // open opens a source for reading.

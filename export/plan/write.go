@@ -2,6 +2,7 @@ package plan
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -136,20 +137,17 @@ func (w *writer) copy(j job, buf []byte) (int64, error) {
 func load(s *segment, b []byte, off int64) error {
 	c, ok := s.src.(overlay.Content)
 	if !ok {
-		return readFull(s.src.(io.ReaderAt), b, s.srcOff+off, "metadata")
+		return readFull(s.src.(io.ReaderAt), b, s.srcOff+off)
 	}
 	f, err := open(c)
 	if err != nil {
 		return err
 	}
-	if err := readFull(f, b, s.srcOff+off, sourceName(c, f)); err != nil {
-		_ = f.Close() // it was only read
-		return err
+	err = readFull(f, b, s.srcOff+off)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", sourceName(c, f), err)
 	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("close %s: %w", sourceName(c, f), err)
-	}
-	return nil
+	return errors.Join(err, f.Close())
 }
 
 func (w *writer) report(n int64) {
