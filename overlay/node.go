@@ -227,7 +227,7 @@ func (t *Tree) makeNode(d *directory, name string, rank int, a *attrs) (*Node, e
 	n.dir = &directory{stack: f.dirs, overrides: below}
 	n.over = below.self()
 	n.at = place{}
-	if p := n.attrPart(); p != f.dirs[0] {
+	if p := n.attrPart(); p.parent != part || p.name != name {
 		if _, err := p.parent.look(p.name, a); err != nil {
 			return nil, err
 		}

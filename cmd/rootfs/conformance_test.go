@@ -123,7 +123,7 @@ source = "base.tar.gz"
 -- setup --
 #!sh
 mkdir t && cd t && mkdir -m 1777 tmp && mkdir -m 2750 srv && chown 0:33 srv
-echo s >srv/secret && chmod 4640 srv/secret && chown 33:70000 srv/secret && ln srv/secret srv/linked
+echo s >srv/secret && chown 33:70000 srv/secret && chmod 4640 srv/secret && ln srv/secret srv/linked
 ln -s ../tmp srv/t && mknod tmp/null c 1 3 && mkfifo tmp/p && setfattr -n user.k -v v srv/secret
 tar --xattrs -czf ../base.tar.gz . && cd .. && rm -r t
 -- user/sysconfig/tmp/.wh.literal --
@@ -133,7 +133,7 @@ tar --xattrs -czf ../base.tar.gz . && cd .. && rm -r t
 srv d2750 0:33
 srv/linked -4640 33:70000 "s\nmore\n" = srv/secret user.k="v"
 srv/secret -4640 33:70000 "s\nmore\n" = srv/linked user.k="v"
-srv/t l0777 0:0 -> ../tmp
+srv/t l0777 0:33 -> ../tmp
 tmp d0755 0:0
 tmp/.wh.literal -0644 0:0 ""
 tmp/null c0644 0:0 1:3
