@@ -247,14 +247,15 @@ func (w *layerWriter) entry(ctx context.Context, h *tar.Header, content io.Reade
 	return w.file(p, m, h, func(*os.File) error { return nil })
 }
 
+var headerTypes = map[byte]uint32{
+	tar.TypeReg: unix.S_IFREG, tar.TypeCont: unix.S_IFREG, tar.TypeGNUSparse: unix.S_IFREG,
+	tar.TypeLink: unix.S_IFREG, tar.TypeDir: unix.S_IFDIR, tar.TypeSymlink: unix.S_IFLNK,
+	tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO,
+}
+
 // headerMeta converts what the header says.
 func headerMeta(h *tar.Header) (meta, error) {
-	types := map[byte]uint32{
-		tar.TypeReg: unix.S_IFREG, tar.TypeCont: unix.S_IFREG, tar.TypeGNUSparse: unix.S_IFREG,
-		tar.TypeLink: unix.S_IFREG, tar.TypeDir: unix.S_IFDIR, tar.TypeSymlink: unix.S_IFLNK,
-		tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO,
-	}
-	typ, ok := types[h.Typeflag]
+	typ, ok := headerTypes[h.Typeflag]
 	if !ok {
 		return meta{}, fmt.Errorf("type %q is not supported", h.Typeflag)
 	}

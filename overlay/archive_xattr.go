@@ -3,6 +3,7 @@ package overlay
 import (
 	"archive/tar"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -21,14 +22,17 @@ const (
 	paxLibarchive = "LIBARCHIVE.xattr."
 )
 
+// gnuEscapes undoes those of GNU tar, since "=" ends the key of a record
+// (GNU tar, xheader.c, xattr_decode_keyword).
+var gnuEscapes = strings.NewReplacer("%3D", "=", "%25", "%")
+
 // headerXattrs returns the extended attributes of an entry.
 func headerXattrs(h *tar.Header) (map[string]string, error) {
 	var attrs map[string]string
 	for key, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(key, paxStar)
 		if ok {
-			// GNU tar's escapes, since "=" ends the key of a record.
-			name = strings.NewReplacer("%3D", "=", "%25", "%").Replace(name)
+			name = gnuEscapes.Replace(name)
 		} else if name, ok = strings.CutPrefix(key, paxLibarchive); ok {
 			if _, both := h.PAXRecords[paxStar+name]; both {
 				continue
@@ -38,6 +42,35 @@ func headerXattrs(h *tar.Header) (map[string]string, error) {
 				return nil, fmt.Errorf("attribute %s: %w", key, err)
 			}
 		} else {
+			continue
+		}
+		if attrs == nil {
+			attrs = map[string]string{}
+		}
+		attrs[name] = value
+	}
+	return attrs, nil
+}
+
+// headerACLs adds to attrs the access control lists that GNU tar --acls and
+// libarchive write as text.
+func (w *layerWriter) headerACLs(h *tar.Header, attrs map[string]string) (map[string]string, error) {
+	for key, name := range paxACLs {
+		text, ok := h.PAXRecords[key]
+		if _, raw := attrs[name]; !ok || raw {
+			continue
+		}
+		value, err := parseACL(text)
+		if errors.Is(err, errACLName) {
+			// The names are of the root that is unpacked, or of the machine
+			// that packed it; nobody can tell.
+			w.log.Warn("access control list left out: it names users, not ids (tar --xattrs --xattrs-include=* in place of --acls keeps ids)", "entry", h.Name)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+		if value == "" {
 			continue
 		}
 		if attrs == nil {
@@ -60,6 +93,9 @@ func fromLibarchive(name, value string) (string, string, error) {
 // setXattrs records the extended attributes of h at fd.
 func (w *layerWriter) setXattrs(fd int, h *tar.Header) error {
 	attrs, err := headerXattrs(h)
+	if err == nil {
+		attrs, err = w.headerACLs(h, attrs)
+	}
 	if err != nil {
 		return err
 	}

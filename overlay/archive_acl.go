@@ -1,0 +1,111 @@
+package overlay
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// paxACLs maps the keys of PAX records that hold an access control list as
+// text (star(5), "SCHILY.acl.access") to the extended attributes for it.
+var paxACLs = map[string]string{
+	"SCHILY.acl.access":  "system.posix_acl_access",
+	"SCHILY.acl.default": "system.posix_acl_default",
+}
+
+// aclEntry is a posix_acl_xattr_entry (linux/posix_acl_xattr.h).
+type aclEntry struct {
+	tag, perm uint16
+	id        uint32
+}
+
+const (
+	aclVersion = 2
+	aclNoID    = 1<<32 - 1
+)
+
+// aclTags are those of linux/posix_acl.h, without and with an id.
+var aclTags = map[string][2]uint16{
+	"user": {0x01, 0x02}, "u": {0x01, 0x02},
+	"group": {0x04, 0x08}, "g": {0x04, 0x08},
+	"mask": {0x10, 0}, "m": {0x10, 0},
+	"other": {0x20, 0}, "o": {0x20, 0},
+}
+
+var (
+	errACL     = errors.New("malformed access control list")
+	errACLName = errors.New("access control list with names")
+)
+
+// parseACL converts the text form of an access control list (acl(5)), with
+// ids in the place of names or, as star has them, after the permissions, to
+// the value of its extended attribute. The error is errACLName when there
+// are only names.
+func parseACL(text string) (string, error) {
+	var entries []aclEntry
+	for line := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == ',' || r == '\n' }) {
+		line, _, _ = strings.Cut(line, "#")
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		e, err := parseACLEntry(line)
+		if err != nil {
+			return "", fmt.Errorf("entry %q: %w", line, err)
+		}
+		entries = append(entries, e)
+	}
+	if len(entries) == 0 {
+		return "", nil
+	}
+	// The order that the kernel demands (posix_acl_valid).
+	slices.SortStableFunc(entries, func(a, b aclEntry) int {
+		return cmp.Or(cmp.Compare(a.tag, b.tag), cmp.Compare(a.id, b.id))
+	})
+	value := binary.LittleEndian.AppendUint32(nil, aclVersion)
+	for _, e := range entries {
+		value = binary.LittleEndian.AppendUint16(value, e.tag)
+		value = binary.LittleEndian.AppendUint16(value, e.perm)
+		value = binary.LittleEndian.AppendUint32(value, e.id)
+	}
+	return string(value), nil
+}
+
+func parseACLEntry(line string) (aclEntry, error) {
+	fields := strings.Split(line, ":")
+	tags, ok := aclTags[fields[0]]
+	if ok && tags[1] == 0 && len(fields) == 2 {
+		fields = slices.Insert(fields, 1, "") // "mask:rwx"
+	}
+	if !ok || len(fields) < 3 || len(fields) > 4 {
+		return aclEntry{}, errACL
+	}
+	e := aclEntry{tag: tags[0], id: aclNoID}
+	for _, c := range fields[2] {
+		bit := map[rune]uint16{'r': 4, 'w': 2, 'x': 1, '-': 0}
+		value, ok := bit[c]
+		if !ok {
+			return aclEntry{}, errACL
+		}
+		e.perm |= value
+	}
+	if fields[1] == "" {
+		return e, nil
+	}
+	if tags[1] == 0 {
+		return aclEntry{}, errACL
+	}
+	id, err := strconv.ParseUint(fields[len(fields)-1], 10, 32)
+	if len(fields) == 3 {
+		id, err = strconv.ParseUint(fields[1], 10, 32)
+	}
+	if err != nil {
+		return aclEntry{}, errACLName
+	}
+	e.tag, e.id = tags[1], uint32(id)
+	return e, nil
+}
