@@ -1,0 +1,50 @@
+# rootfs: build, check, show. `make demo` and `make test` install what they
+# need on Debian and Ubuntu (as root or with sudo).
+GO        ?= go
+GOBIN     := $(shell $(GO) env GOPATH)/bin
+GOLANGCI  := $(GOBIN)/golangci-lint
+# Newest release at the time; 2.x reads .golangci.yml the same way.
+GOLANGCI_VERSION := v2.15.0
+FUZZTIME  ?= 30s
+COUNT     ?= 10
+
+TEST_TOOLS := fusermount3 e2fsck gcc make git rsync getfattr getfacl setcap \
+              cpio sfdisk sgdisk skopeo umoci bsdtar python3 vim.tiny
+
+.PHONY: build test race lint fuzz bench demo clean
+
+build:
+	$(GO) build -o bin/rootfs ./cmd/rootfs
+
+test: build
+	testdata/demo/setup.sh $(TEST_TOOLS)
+	$(GO) test ./...
+
+race:
+	testdata/demo/setup.sh $(TEST_TOOLS)
+	$(GO) test -race ./...
+
+lint: $(GOLANGCI)
+	$(GOLANGCI) run ./...
+
+$(GOLANGCI):
+	$(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+
+# Every fuzz target, one after the other, for FUZZTIME each.
+fuzz:
+	@for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "== $$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+# Pipe two runs through benchstat to compare.
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
+
+demo: build
+	testdata/demo/demo.sh
+
+clean:
+	rm -rf bin

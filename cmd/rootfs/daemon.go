@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// daemonEnv tells a process that it is the daemon its parent waits for.
+const daemonEnv = "ROOTFS_DAEMON"
+
+// readyMark is the last byte that the daemon sends to its parent. What comes
+// before are messages.
+const readyMark = 0
+
+func isDaemon() bool { return os.Getenv(daemonEnv) != "" }
+
+// daemonise runs the same command line in a session of its own and returns
+// when that process has mounted, or with its failure. A Go program can't
+// fork, so it starts itself.
+func daemonise(std streams) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close() //nolint:errcheck // only read
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), daemonEnv+"=1")
+	cmd.Stderr = w
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	if err := errors.Join(err, w.Close()); err != nil {
+		return fmt.Errorf("start the daemon: %w", err)
+	}
+	said, ready := relay(r, std.err)
+	if ready {
+		return cmd.Process.Release()
+	}
+	err = cmd.Wait()
+	if exit := new(exec.ExitError); said && errors.As(err, &exit) && exit.Exited() {
+		return &toldError{status: exit.ExitCode()}
+	}
+	return fmt.Errorf("the daemon ended before it had mounted: %w", err)
+}
+
+// relay passes on what the daemon says until it is ready or gone.
+func relay(r, w *os.File) (said, ready bool) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := r.Read(buf)
+		text, _, ready := bytes.Cut(buf[:n], []byte{readyMark})
+		if len(text) > 0 {
+			said = true
+			_, _ = w.Write(text) // nobody left to tell
+		}
+		if ready || err != nil {
+			return said, ready
+		}
+	}
+}
+
+// detach turns this process into a daemon that keeps no terminal and no
+// directory, and tells the parent that the mount is ready.
+func detach(p *overlay.Project) error {
+	log, err := os.OpenFile(filepath.Join(p.StateDir(), "mount.log"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o666)
+	if err != nil {
+		return err
+	}
+	defer log.Close() //nolint:errcheck // stderr holds it
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	// A parent that was killed meanwhile is an error here, not the end.
+	signal.Ignore(unix.SIGPIPE)
+	if _, err := os.Stderr.Write([]byte{readyMark}); err != nil {
+		return fmt.Errorf("tell the parent that the mount is ready: %w", err)
+	}
+	return unix.Dup3(int(log.Fd()), int(os.Stderr.Fd()), 0)
+}

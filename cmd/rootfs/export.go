@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/export"
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+func exportCommand(std streams) *cli.Command {
+	return &cli.Command{
+		Name:  "export",
+		Usage: "write the tree as a disk image, a layer tar, a docker archive or an OCI layout",
+		Description: "Several outputs are written in one walk. Each appears when it is whole. What the flags\n" +
+			"don't say comes from [image] in rootfs.toml. Times are no later than SOURCE_DATE_EPOCH,\n" +
+			"if that is set.",
+		Flags: []cli.Flag{
+			&cli.PathFlag{Name: "img", Usage: "write a disk image to `FILE`"},
+			&cli.PathFlag{Name: "tar", Usage: "write a layer tar to `FILE`"},
+			&cli.PathFlag{Name: "docker", Usage: "write a docker archive to `FILE`, compressed if it ends in .gz or .zst"},
+			&cli.PathFlag{Name: "oci", Usage: "write an OCI image layout to `DIR`"},
+			&cli.StringFlag{Name: "fs", Usage: "the image's filesystem: ext4"},
+			&cli.StringFlag{Name: "partition", Usage: "the image's partition `TABLE`: mbr, gpt, none"},
+			&cli.StringFlag{Name: "size", Usage: "the image's `SIZE`, as 512M or 2GiB; auto: content and --free"},
+			&cli.StringFlag{Name: "free", Usage: "free space in an image of automatic size, as `SIZE`"},
+			&cli.StringFlag{Name: "label", Usage: "the filesystem's `LABEL`"},
+			&cli.StringFlag{Name: "tag", Usage: "the container image's `NAME[:TAG]`"},
+			&cli.BoolFlag{Name: "strict", Usage: "fail where there would be a warning"},
+			&cli.BoolFlag{Name: "n", Usage: "print what would be written, and write nothing"},
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef(c, "takes no arguments but flags")
+			}
+			request, err := newRequest(c)
+			if err != nil {
+				return err
+			}
+			return exportProject(c, std, request)
+		},
+	}
+}
+
+// choices are the flags with few values.
+var choices = []struct {
+	flag   string
+	values []string
+}{
+	{"fs", []string{"ext4", "vfat"}},
+	{"partition", []string{"mbr", "gpt", "none"}},
+}
+
+// newRequest is what the flags and the environment ask for. What they leave
+// open is empty, and the manifest's to say.
+func newRequest(c *cli.Context) (*export.Request, error) {
+	r := &export.Request{
+		Img: c.Path("img"), Tar: c.Path("tar"), Docker: c.Path("docker"), OCI: c.Path("oci"),
+		Filesystem: c.String("fs"), Partition: c.String("partition"), Size: c.String("size"),
+		Free: c.String("free"), Label: c.String("label"), Tag: c.String("tag"), Strict: c.Bool("strict"),
+	}
+	if len(outputs(r)) == 0 {
+		return nil, usagef(c, "nothing to write: give --img FILE, --tar FILE, --docker FILE or --oci DIR")
+	}
+	for _, choice := range choices {
+		if v := c.String(choice.flag); v != "" && !slices.Contains(choice.values, v) {
+			return nil, usagef(c, "--%s %s: use one of %v", choice.flag, quoted(v), choice.values)
+		}
+	}
+	// https://reproducible-builds.org/specs/source-date-epoch/
+	if text := os.Getenv("SOURCE_DATE_EPOCH"); text != "" {
+		sec, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || sec < 0 {
+			return nil, usagef(c, "SOURCE_DATE_EPOCH=%s: not a number of seconds since 1970", quoted(text))
+		}
+		r.Epoch = &overlay.Time{Sec: sec}
+	}
+	return r, nil
+}
+
+// outputs are the paths that a request writes to.
+func outputs(r *export.Request) []string {
+	all := []string{r.Img, r.Tar, r.Docker, r.OCI}
+	return slices.DeleteFunc(all, func(path string) bool { return path == "" })
+}
+
+func exportProject(c *cli.Context, std streams, r *export.Request) (err error) {
+	project, err := findProject(c)
+	if err != nil {
+		return err
+	}
+	r.Log = logger(c, std.err)
+	state, tree, err := openForReading(project, overlay.Options{ReadOnly: true, Logger: r.Log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tree.Close()) }()
+	if err := checkOutputs(project, state, outputs(r)); err != nil {
+		return err
+	}
+	run := export.Run
+	if c.Bool("n") {
+		run = export.DryRun
+	}
+	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	report, err := metered(c, std.err, r, func() (*export.Report, error) { return run(ctx, tree, r) })
+	if errors.Is(err, context.Canceled) {
+		return errors.New("interrupted; nothing was written")
+	}
+	if err != nil {
+		return err
+	}
+	return printReport(c, std.out, report)
+}
+
+// metered runs an export with its progress shown.
+func metered(c *cli.Context, w *os.File, r *export.Request, run func() (*export.Report, error)) (*export.Report, error) {
+	m := newMeter(c, w)
+	defer m.End()
+	r.Progress = m
+	return run()
+}
+
+// checkOutputs refuses outputs that would change what they are made from.
+func checkOutputs(p *overlay.Project, state *mountState, paths []string) error {
+	seen := map[string]bool{}
+	for _, path := range paths {
+		real, err := outputPath(path)
+		if err != nil {
+			return fmt.Errorf("%s: %w", quoted(path), bare(err))
+		}
+		switch {
+		case seen[real]:
+			return fmt.Errorf("%s: two outputs can't be one file", quoted(path))
+		case state != nil && beneath(real, state.Mountpoint):
+			return fmt.Errorf("%s: lies in the mount that it would be made from; write to another directory", quoted(path))
+		case beneath(real, p.StateDir()):
+			return fmt.Errorf("%s: lies in %s, where edits are kept; write to another directory", quoted(path), quoted(p.StateDir()))
+		}
+		if err := outsideLayers(p, real); err != nil {
+			return fmt.Errorf("%s: %w; write to another directory", quoted(path), err)
+		}
+		seen[real] = true
+	}
+	return nil
+}
+
+// outputPath returns the absolute path of a file that may not exist yet, nor
+// its directories, without symlinks.
+func outputPath(name string) (string, error) {
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return "", err
+	}
+	rest := ""
+	for dir := abs; ; dir = filepath.Dir(dir) {
+		real, err := filepath.EvalSymlinks(dir)
+		if err == nil {
+			return filepath.Join(real, rest), nil
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+		rest = filepath.Join(filepath.Base(dir), rest)
+	}
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/fusefs"
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+func mountCommand(std streams) *cli.Command {
+	return &cli.Command{
+		Name:      "mount",
+		Usage:     "show the project as a filesystem on MNT, an empty directory",
+		ArgsUsage: "MNT",
+		Description: "Returns when the mount is ready; a daemon then serves it until `rootfs umount MNT`,\n" +
+			"`fusermount3 -u MNT` or SIGTERM.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "f", Usage: "stay in the foreground; Ctrl-C ends the mount"},
+			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTS`, separated by commas: allow_other, debug, or what fuse(8) knows"},
+		},
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 1 {
+				return usagef(c, "give one directory to mount on")
+			}
+			if !c.Bool("f") && !isDaemon() {
+				return daemonise(std)
+			}
+			r, err := newMountRequest(c, logger(c, std.err))
+			if err != nil {
+				return err
+			}
+			return r.serve()
+		},
+	}
+}
+
+// mountRequest is a mount that has been checked and can be served.
+type mountRequest struct {
+	project *overlay.Project
+	dir     string // absolute, without symlinks
+	options fusefs.Options
+	log     *slog.Logger
+}
+
+func newMountRequest(c *cli.Context, log *slog.Logger) (*mountRequest, error) {
+	project, err := findProject(c)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := checkMountpoint(project, c.Args().First())
+	if err != nil {
+		return nil, err
+	}
+	words := c.StringSlice("o")
+	return &mountRequest{
+		project: project,
+		dir:     dir,
+		log:     log,
+		options: fusefs.Options{
+			FSName: project.Root, // by which umount finds the daemon
+			Debug:  slices.Contains(words, "debug"),
+			Logger: log,
+			Extra:  slices.DeleteFunc(slices.Clone(words), func(w string) bool { return w == "debug" }),
+		},
+	}, nil
+}
+
+// serve mounts, and returns when somebody has unmounted and everything is on
+// disk.
+func (r *mountRequest) serve() (err error) {
+	if state, _, err := readState(r.project); err != nil {
+		return err
+	} else if state != nil {
+		return fmt.Errorf("the project is mounted already, on %s, by process %d; end that with: rootfs umount %[1]s",
+			quoted(state.Mountpoint), state.PID)
+	}
+	tree, err := overlay.Open(r.project, overlay.Options{Logger: r.log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tree.Close()) }()
+	claim, err := claimState(r.project, mountState{PID: os.Getpid(), Mountpoint: r.dir})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, claim.release()) }()
+	// Before the mount, so that no signal can end the process under it.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer close(signals)
+	defer signal.Stop(signals)
+	server, err := fusefs.Mount(tree, r.dir, r.options)
+	if err != nil {
+		return err
+	}
+	go r.unmountOnSignal(server, signals)
+	if isDaemon() {
+		if err := detach(r.project); err != nil {
+			return errors.Join(err, server.Unmount())
+		}
+	} else {
+		r.log.Info("mounted; Ctrl-C ends it", "on", r.dir)
+	}
+	server.Wait()
+	return nil
+}
+
+// unmountOnSignal ends the mount when a signal asks for it. A mount in use
+// stays: what its users write then must not vanish.
+func (r *mountRequest) unmountOnSignal(server *fusefs.Server, signals <-chan os.Signal) {
+	for range signals {
+		if err := server.Unmount(); err != nil {
+			r.log.Debug("unmount", "cause", err)
+			r.log.Error(oneLine(busyError(r.dir)))
+		}
+	}
+}

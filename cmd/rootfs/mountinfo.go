@@ -1,0 +1,66 @@
+package main
+
+import (
+	"bufio"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// fsType is what the kernel calls our mounts.
+const fsType = "fuse.rootfs"
+
+// mountPoint is one line of /proc/self/mountinfo; proc_pid_mountinfo(5).
+type mountPoint struct {
+	Dir    string
+	Type   string
+	Source string // of ours: the project's root
+}
+
+// mountAt returns the topmost mount on dir, an absolute path without
+// symlinks; nil if dir is no mountpoint. It asks nothing of the mount itself,
+// which may be dead.
+func mountAt(dir string) (*mountPoint, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	return parseMountinfo(f, dir)
+}
+
+func parseMountinfo(r io.Reader, dir string) (*mountPoint, error) {
+	var found *mountPoint
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		// ID, parent, major:minor, root, mountpoint, options, fields…, "-", type, source, options
+		left, right, ok := strings.Cut(lines.Text(), " - ")
+		fields, tail := strings.Fields(left), strings.Fields(right)
+		if !ok || len(fields) < 6 || len(tail) < 2 || unescape(fields[4]) != dir {
+			continue
+		}
+		found = &mountPoint{Dir: dir, Type: tail[0], Source: unescape(tail[1])}
+	}
+	return found, lines.Err()
+}
+
+// unescape undoes the octal escapes of /proc files.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

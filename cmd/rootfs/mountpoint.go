@@ -1,0 +1,112 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// checkMountpoint returns the absolute path, without symlinks, of a directory
+// that the project can be mounted on.
+func checkMountpoint(p *overlay.Project, name string) (string, error) {
+	dir, dead, err := resolveMount(name)
+	switch {
+	case dead:
+		return "", fmt.Errorf("%s: an earlier mount there has lost its daemon; clear it with: rootfs umount %[1]s", quoted(name))
+	case errors.Is(err, os.ErrNotExist):
+		return "", fmt.Errorf("%s: no such directory; make it with: mkdir -p %[1]s", quoted(name))
+	case err != nil:
+		return "", fmt.Errorf("%s: %w", quoted(name), bare(err))
+	}
+	if m, err := mountAt(dir); err != nil {
+		return "", err
+	} else if m != nil && m.Type == fsType {
+		return "", fmt.Errorf("%s: already mounted, with the project %s; end that with: rootfs umount %[1]s", quoted(name), quoted(m.Source))
+	}
+	if err := checkPlace(p, dir); err != nil {
+		return "", fmt.Errorf("%s: %w; mount on another directory", quoted(name), err)
+	}
+	if err := checkEmpty(dir); err != nil {
+		return "", fmt.Errorf("%s: %w", quoted(name), err)
+	}
+	return dir, nil
+}
+
+// checkPlace refuses what would show the mount to itself.
+func checkPlace(p *overlay.Project, dir string) error {
+	if beneath(p.Root, dir) {
+		return errors.New("contains the project")
+	}
+	if beneath(dir, p.StateDir()) {
+		return fmt.Errorf("lies in %s, where edits are kept", quoted(p.StateDir()))
+	}
+	return outsideLayers(p, dir)
+}
+
+// outsideLayers refuses a path that lies in a layer.
+func outsideLayers(p *overlay.Project, path string) error {
+	for _, layer := range p.LayerDirs() {
+		if real, err := filepath.EvalSymlinks(layer); err == nil && beneath(path, real) {
+			if rel, err := filepath.Rel(p.Root, layer); err == nil && filepath.IsLocal(rel) {
+				layer = rel
+			}
+			return fmt.Errorf("lies in the layer %s", quoted(layer))
+		}
+	}
+	return nil
+}
+
+func checkEmpty(dir string) error {
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, unix.ENOTDIR) {
+		return errors.New("not a directory")
+	}
+	if err != nil {
+		return bare(err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	switch names, err := f.Readdirnames(1); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return bare(err)
+	default:
+		return fmt.Errorf("not empty (it has %s); mount on an empty directory", quoted(names[0]))
+	}
+}
+
+// realPath returns the absolute path of name without symlinks.
+func realPath(name string) (string, error) {
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(abs)
+}
+
+// resolveMount is realPath for what may be a mount; dead tells that it is one
+// whose daemon has gone.
+func resolveMount(name string) (dir string, dead bool, err error) {
+	dir, err = realPath(name)
+	if errors.Is(err, unix.ENOTCONN) {
+		// It can't be looked at itself; the path to it can.
+		abs, err := filepath.Abs(name)
+		if err != nil {
+			return "", true, err
+		}
+		parent, err := filepath.EvalSymlinks(filepath.Dir(abs))
+		return filepath.Join(parent, filepath.Base(abs)), true, err
+	}
+	if err != nil {
+		return "", false, err
+	}
+	// The kernel may still know the directory's attributes; this asks the daemon.
+	err = unix.Statfs(dir, new(unix.Statfs_t))
+	return dir, errors.Is(err, unix.ENOTCONN), nil
+}

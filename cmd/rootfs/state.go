@@ -1,0 +1,106 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// mountState is what .rootfs/mount.json says about a mounted project.
+//
+// The daemon holds an exclusive flock on that file for as long as it lives.
+// So a file that somebody else can lock is a dead daemon's, whatever process
+// has its number now, and waiting for the lock is waiting for the daemon.
+type mountState struct {
+	PID        int    `json:"pid"`
+	Mountpoint string `json:"mountpoint"` // absolute, without symlinks
+}
+
+func statePath(p *overlay.Project) string { return filepath.Join(p.StateDir(), "mount.json") }
+
+// stateClaim is the state file of this process.
+type stateClaim struct {
+	file *os.File
+}
+
+// claimState writes the state file. The caller holds the lock on the edits,
+// so no other daemon does the same.
+func claimState(p *overlay.Project, s mountState) (*stateClaim, error) {
+	text, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(statePath(p), os.O_RDWR|os.O_CREATE, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	err = flock(f, unix.LOCK_EX)
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		_, err = f.WriteAt(append(text, '\n'), 0)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", f.Name(), bare(err)), f.Close())
+	}
+	return &stateClaim{file: f}, nil
+}
+
+func (s *stateClaim) release() error {
+	return errors.Join(os.Remove(s.file.Name()), s.file.Close())
+}
+
+// readState returns the state of a mounted project and a function that waits
+// until its daemon has ended; a nil state if no daemon lives.
+func readState(p *overlay.Project) (*mountState, waitFunc, error) {
+	f, err := os.Open(statePath(p))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := flock(f, unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	s := new(mountState)
+	text, err := io.ReadAll(f)
+	if err == nil {
+		err = json.Unmarshal(text, s)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("%s: %w", f.Name(), err), f.Close())
+	}
+	return s, func(limit time.Duration) error { return waitUnlocked(f, limit) }, nil
+}
+
+// waitFunc waits for a daemon's end, for at most limit.
+type waitFunc func(limit time.Duration) error
+
+func waitUnlocked(f *os.File, limit time.Duration) error {
+	const step = 5 * time.Millisecond
+	for ; limit > 0; limit -= step {
+		if err := flock(f, unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			return errors.Join(err, f.Close())
+		}
+		time.Sleep(step)
+	}
+	return errors.Join(os.ErrDeadlineExceeded, f.Close())
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
