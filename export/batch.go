@@ -20,6 +20,9 @@ const (
 // batchWriter gathers small writes into batches, and writes and hashes these
 // in goroutines of their own, while the next batch is being filled. It is for
 // one goroutine. Close must be called, also after an error.
+//
+// There is no copy_file_range for large files: a digest rules it out, and
+// without one it showed no gain on real trees that stood out of the noise.
 type batchWriter struct {
 	ctx     context.Context
 	sum     hash.Hash // nil: no digest
@@ -35,8 +38,8 @@ type batchWriter struct {
 }
 
 // newBatchWriter writes to w. If digest is set, it computes the SHA-256 of
-// what is written; written, if not nil, is called in a goroutine of the
-// writer with the length of each batch that was written.
+// what is written; written, if not nil, is called with the length of each
+// batch that was written, in another goroutine, one call at a time.
 func newBatchWriter(ctx context.Context, w io.Writer, digest bool, written func(n int64)) *batchWriter {
 	b := &batchWriter{
 		ctx:     ctx,
