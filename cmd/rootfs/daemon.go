@@ -71,7 +71,7 @@ func relay(r, w *os.File) (said, ready bool) {
 // detach turns this process into a daemon that keeps no terminal and no
 // directory, and tells the parent that the mount is ready.
 func detach(p *overlay.Project) error {
-	log, err := os.OpenFile(filepath.Join(p.StateDir(), "mount.log"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o666)
+	log, err := os.OpenFile(filepath.Join(p.StateDir(), "mount.log"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
 	}

@@ -357,3 +357,28 @@ func TestDescribeSeesEveryField(t *testing.T) {
 		was = is
 	}
 }
+
+// A full disk: one line, status 1, and nothing half written.
+func TestExportToAFullDisk(t *testing.T) {
+	need(t, "root")
+	project := sampleProject(t)
+	small := t.TempDir()
+	sh(t, ".", `mount -t tmpfs -o size=1m none "$1" && echo old >"$1/old.tar"`, small)
+	t.Cleanup(func() { sh(t, ".", `umount "$1"`, small) })
+	for _, name := range []string{"new.tar", "old.tar", "new/image.tar"} {
+		for _, kind := range []string{"--tar", "--docker", "--img"} {
+			cmd := exec.Command("rootfs", "-C", project, "export", kind, filepath.Join(small, name))
+			out, err := cmd.CombinedOutput()
+			if cmd.ProcessState.ExitCode() != exitFailed {
+				t.Errorf("%s %s: %v, want exit status %d", kind, name, err, exitFailed)
+			}
+			if text := string(out); !strings.HasPrefix(text, "rootfs: export: ") ||
+				!strings.HasSuffix(text, ": no space left on device\n") || strings.Count(text, "\n") != 1 {
+				t.Errorf("%s %s said: %q", kind, name, text)
+			}
+			if left := sh(t, small, `find . -mindepth 1; cat old.tar`); left != "./old.tar\nold\n" {
+				t.Errorf("%s %s left: %q", kind, name, left)
+			}
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -73,7 +74,7 @@ func newRequest(c *cli.Context) (*export.Request, error) {
 	}
 	for _, choice := range choices {
 		if v := c.String(choice.flag); v != "" && !slices.Contains(choice.values, v) {
-			return nil, usagef(c, "--%s %s: use one of %v", choice.flag, quoted(v), choice.values)
+			return nil, usagef(c, "--%s %s: use one of %s", choice.flag, quoted(v), strings.Join(choice.values, ", "))
 		}
 	}
 	// https://reproducible-builds.org/specs/source-date-epoch/
@@ -170,6 +171,13 @@ func outputPath(name string) (string, error) {
 		}
 		if !errors.Is(err, os.ErrNotExist) {
 			return "", err
+		}
+		// A link to what doesn't exist yet is written through.
+		if target, err := os.Readlink(dir); err == nil && rest == "" {
+			if !filepath.IsAbs(target) {
+				target = filepath.Join(filepath.Dir(dir), target)
+			}
+			dir = target
 		}
 		rest = filepath.Join(filepath.Base(dir), rest)
 	}

@@ -38,7 +38,7 @@ func claimState(p *overlay.Project, s mountState) (*stateClaim, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(statePath(p), os.O_RDWR|os.O_CREATE, 0o666)
+	f, err := os.OpenFile(statePath(p), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}
