@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -82,11 +84,16 @@ func mount(t *overlay.Tree, dir string, o *Options) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(err, detach(dir, true))
 	}
+	makeRoomForReaders()
 	s := &Server{dir: dir, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		srv.Serve()
 	}()
+	if err := t.Watch(announcer{srv}); err != nil {
+		// Without it, a change of a layer is seen when the kernel forgets.
+		o.Logger.Warn("changes of the layers won't be seen at once", "error", err)
+	}
 	return s, nil
 }
 
@@ -117,6 +124,18 @@ func cause(err error) error {
 	}
 	return err
 }
+
+// makeRoomForReaders lets more of the program's threads run Go code at once
+// than the machine has processors. go-fuse keeps one thread more than there are
+// processors waiting in read(2) of the device (server.go, readRequest), and to
+// the scheduler each still occupies one; the next request then waits for a
+// processor to be taken back. Measured with two processors: 15 to 25% less time
+// in the daemon for creates, walks and small writes.
+var makeRoomForReaders = sync.OnceFunc(func() {
+	const mostReaders = 16
+	n := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(n + max(2, min(n, mostReaders)) + 1)
+})
 
 // serverOptions says what to negotiate in INIT. go-fuse asks for ASYNC_READ,
 // BIG_WRITES, FILE_OPS, READDIRPLUS, PARALLEL_DIROPS, MAX_PAGES by itself. Not
