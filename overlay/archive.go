@@ -227,7 +227,7 @@ func (c archiveCache) unpackIn(ctx context.Context, tmp string, rec *archiveReco
 	if err != nil {
 		return err
 	}
-	defer src.close()
+	defer closeRead(src.closer)
 	fresh := map[string]string{} // name → where it was unpacked
 	var below []string
 	var chain string
@@ -287,7 +287,7 @@ func (c archiveCache) publish(fresh map[string]string) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer closeRead(dir)
 	if err := unix.Syncfs(int(dir.Fd())); err != nil {
 		return fmt.Errorf("sync the cache: %w", err)
 	}

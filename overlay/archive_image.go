@@ -44,8 +44,6 @@ type openedArchive struct {
 	closer io.Closer
 }
 
-func (a *openedArchive) close() { _ = a.closer.Close() } // was only read
-
 // archiveLayer is one tar, compressed or not.
 type archiveLayer struct {
 	open   func() (io.ReadCloser, error)
@@ -152,7 +150,7 @@ func spool(ctx context.Context, f *os.File, to string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer src.Close()
+	defer closeRead(src)
 	out, err := os.Create(to)
 	if err != nil {
 		return nil, err
@@ -352,7 +350,7 @@ func readDocument(from blobs, name string, d *v1.Descriptor, into any) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer closeRead(r)
 	b, err := io.ReadAll(io.LimitReader(r, maxDocument))
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)

@@ -57,7 +57,7 @@ func indexImage(ctx context.Context, f *os.File) (*imageIndex, error) {
 	var start [8]byte
 	n, err := f.ReadAt(start[:], 0)
 	if n == 0 {
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = errors.New("empty file, where a tar was expected")
 		}
 		return nil, err
@@ -71,7 +71,7 @@ func indexImage(ctx context.Context, f *os.File) (*imageIndex, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer z.Close()
+		defer closeRead(z)
 		src = z
 	}
 	r := tar.NewReader(src)
@@ -97,10 +97,10 @@ func indexImage(ctx context.Context, f *os.File) (*imageIndex, error) {
 			return nil, err
 		}
 	}
-	if !x.has(dockerManifest) && !(x.has(ociLayout) && x.has(ociIndex)) {
-		return nil, nil
+	if x.has(dockerManifest) || x.has(ociLayout) && x.has(ociIndex) {
+		return x, nil
 	}
-	return x, nil
+	return nil, nil
 }
 
 func (x *imageIndex) add(name string, h *tar.Header, f *os.File) error {

@@ -40,7 +40,7 @@ func (l *archiveLayer) unpack(ctx context.Context, dir string, below []string, l
 	if err != nil {
 		return "", err
 	}
-	defer w.close()
+	defer func() { err = errors.Join(err, w.close()) }()
 	diffID, err = l.stream(ctx, w)
 	if err != nil {
 		return "", err
@@ -62,7 +62,7 @@ func (l *archiveLayer) stream(ctx context.Context, w *layerWriter) (diffID strin
 	if err != nil {
 		return "", err
 	}
-	defer src.Close()
+	defer closeRead(src)
 	blob := &countingHash{Hash: sha256.New()}
 	var raw io.Reader = src
 	if l.blob != "" {
@@ -72,7 +72,7 @@ func (l *archiveLayer) stream(ctx context.Context, w *layerWriter) (diffID strin
 	if err != nil {
 		return "", err
 	}
-	defer plain.Close()
+	defer closeRead(plain)
 	digest := sha256.New()
 	ahead := startReadAhead(ctx, plain, digest)
 	defer ahead.Close()
@@ -91,6 +91,7 @@ func (l *archiveLayer) stream(ctx context.Context, w *layerWriter) (diffID strin
 	if l.blob == "" {
 		return diffID, nil
 	}
+	closeRead(plain) // it may read ahead in a goroutine of its own
 	if _, err := io.Copy(io.Discard, raw); err != nil {
 		return "", err
 	}

@@ -40,7 +40,7 @@ func (w *layerWriter) place(name string) (slot, error) {
 
 func (w *layerWriter) forgetParent() {
 	if w.parentFd >= 0 {
-		_ = unix.Close(w.parentFd)
+		closeDir(w.parentFd)
 		w.parentFd = -1
 	}
 }
@@ -51,6 +51,9 @@ func (w *layerWriter) openDir(name string, flags uint64) (int, error) {
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	})
 }
+
+// closeDir closes a directory, which has nothing left to write.
+func closeDir(fd int) { _ = unix.Close(fd) }
 
 // resolveDir returns the directory that dir leads to, following symlinks of
 // this layer and those below within the root, as every program that unpacks
@@ -152,7 +155,7 @@ func (w *layerWriter) implyDir(name string) error {
 		if err != nil {
 			return err
 		}
-		defer unix.Close(parent)
+		defer closeDir(parent)
 		p := slot{dir: path.Dir(name), fd: parent, base: path.Base(name)}
 		var st unix.Stat_t
 		switch err := fstatat(p.fd, p.base, &st); {
@@ -209,7 +212,7 @@ func (w *layerWriter) recordDir(name string, m meta, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer closeDir(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
@@ -228,7 +231,7 @@ func (w *layerWriter) makeOpaque(name string) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer closeDir(fd)
 	if err := setMark(fd, xattrOpaque, "y"); err != nil {
 		return fmt.Errorf("record an opaque directory: %w", err)
 	}

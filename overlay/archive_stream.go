@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -59,6 +60,9 @@ func isCompressed(start []byte) bool {
 	}
 	return false
 }
+
+// closeRead closes what was only read: an error has shown by then.
+func closeRead(c io.Closer) { _ = c.Close() }
 
 // readAhead reads a source in a goroutine of its own, which also computes its
 // digest, so that decompressing and hashing go on beside the unpacking.
@@ -142,7 +146,7 @@ func (a *readAhead) Read(p []byte) (int, error) {
 		}
 		chunk, ok := <-a.chunks
 		if !ok {
-			a.drained = a.drained || a.err == io.EOF
+			a.drained = a.drained || errors.Is(a.err, io.EOF)
 			return 0, a.err
 		}
 		a.chunk, a.rest = chunk, chunk

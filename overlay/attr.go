@@ -185,7 +185,7 @@ func (t *Tree) ReadDir(dir *Node, cookie uint64, buf []DirEntry) (int, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.load(); err != nil {
+	if err := t.load(dir); err != nil {
 		return 0, err
 	}
 	n := 0
@@ -194,18 +194,18 @@ func (t *Tree) ReadDir(dir *Node, cookie uint64, buf []DirEntry) (int, error) {
 		if e.dead {
 			continue
 		}
-		buf[n] = DirEntry{Name: e.name, Type: t.direntType(e), Cookie: uint64(e.cookie)}
+		buf[n] = DirEntry{Name: e.name, Type: direntType(e), Cookie: uint64(e.cookie)}
 		n++
 	}
 	return n, nil
 }
 
 // direntType is the type of an entry as far as its directory tells it.
-func (t *Tree) direntType(e *dirent) uint32 {
+func direntType(e *dirent) uint32 {
 	if e.node != nil {
 		return e.node.typ
 	}
-	if e.typ == unix.DT_REG && t.layers[e.rank].recorded {
+	if e.typ == unix.DT_REG && e.layer.recorded {
 		return 0 // may be a placeholder
 	}
 	return uint32(e.typ) << 12

@@ -111,19 +111,19 @@ func (t *Tree) dirUp(n *Node) error {
 	up := &hostDir{layer: t.edits, parent: n.parent.upper(), name: n.name}
 	n.dir.stack = append([]*hostDir{up}, n.dir.stack...)
 	n.set(inEdits)
-	n.parent.dir.raise(n.name, t.edits.rank)
+	n.parent.dir.raise(n.name, t.edits)
 	return nil
 }
 
 // upper is the directory's part in the edits, which it must have.
 func (n *Node) upper() *hostDir { return n.dir.stack[0] }
 
-// raise notes that name's topmost entry is now in the layer rank.
-func (d *directory) raise(name string, rank int) {
+// raise notes that name's topmost entry is now in the layer l.
+func (d *directory) raise(name string, l *Layer) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if e := d.alive(name); e != nil {
-		e.rank = uint16(rank)
+		e.layer = l
 	}
 }
 
@@ -261,7 +261,7 @@ func (t *Tree) installCopy(n *Node, snap *snapshot, work int, temp string, fd in
 	if err := t.publishQuietly(work, temp, n.parent, n.name); err != nil {
 		return err
 	}
-	n.parent.dir.raise(n.name, t.edits.rank)
+	n.parent.dir.raise(n.name, t.edits)
 	t.rehome(n, place{n.parent.upper(), n.name}, &st, fd)
 	return nil
 }

@@ -77,7 +77,7 @@ func (t *Tree) make(dir *Node, name string, m meta, content string) (*Node, erro
 		t.keepOpen(n, fd)
 	}
 	t.adopt(dir, name, n)
-	dir.dir.insert(dirent{name: name, node: n, rank: uint16(t.edits.rank), typ: uint8(n.typ >> 12)})
+	dir.dir.insert(dirent{name: name, node: n, layer: t.edits, typ: uint8(n.typ >> 12)})
 	return n, nil
 }
 
@@ -103,7 +103,7 @@ func (t *Tree) free(dir *Node, name string) error {
 	if err := t.dirUp(dir); err != nil {
 		return err
 	}
-	if err := dir.dir.load(); err != nil {
+	if err := t.load(dir); err != nil {
 		return err
 	}
 	if dir.dir.alive(name) != nil {

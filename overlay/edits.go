@@ -53,7 +53,7 @@ func (t *Tree) openEdits(writable bool) error {
 		return err
 	}
 	for i, n := range stack {
-		l := &Layer{Name: "checkpoint " + n, Dir: filepath.Join(dir, n, "root"), recorded: true}
+		l := &Layer{Name: "checkpoint " + n, Dir: filepath.Join(dir, n, "root"), recorded: true, edit: true}
 		if i == len(stack)-1 {
 			l.Name = editsName
 			t.edits = l

@@ -16,6 +16,7 @@ type Layer struct {
 	rank     int  // position in the stack, 0 at the bottom
 	recorded bool // entries carry their own metadata (record.go)
 	pkg      bool // a package: its directories merge through symlinks below
+	edit     bool // the edits or a checkpoint of them
 	root     *hostDir
 	inoBase  uint64 // the high bits of its inode numbers
 

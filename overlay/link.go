@@ -33,7 +33,7 @@ func (t *Tree) Link(n, dir *Node, name string) error {
 			return err
 		}
 	}
-	e := dirent{name: name, rank: uint16(t.edits.rank), typ: uint8(n.typ >> 12)}
+	e := dirent{name: name, layer: t.edits, typ: uint8(n.typ >> 12)}
 	if n.at.dir == nil {
 		n.at = place{dir.upper(), name}
 	}
@@ -124,7 +124,7 @@ func (t *Tree) countLinks(n *Node, by int32) error {
 // under another one. t.mu is held exclusively.
 func (t *Tree) nameUp(n, dir *Node, name string) error {
 	e := dir.dir.alive(name)
-	if int(e.rank) == t.edits.rank {
+	if e.layer == t.edits {
 		return nil
 	}
 	if err := t.dirUp(dir); err != nil {
@@ -133,6 +133,6 @@ func (t *Tree) nameUp(n, dir *Node, name string) error {
 	if err := t.linkHost(n, dir, name); err != nil {
 		return err
 	}
-	e.rank = uint16(t.edits.rank)
+	e.layer = t.edits
 	return nil
 }

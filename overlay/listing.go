@@ -32,10 +32,10 @@ type directory struct {
 // dirent is one name in a directory.
 type dirent struct {
 	name   string
-	node   *Node // nil while nobody refers to it through this name
+	node   *Node  // nil while nobody refers to it through this name
+	layer  *Layer // of the topmost entry
 	cookie uint32
-	rank   uint16 // the layer of the topmost entry
-	typ    uint8  // DT_*; in a recorded layer, DT_REG may be a placeholder
+	typ    uint8 // DT_*; in a recorded layer, DT_REG may be a placeholder
 
 	// lower says that a layer below the edits has the name, so that taking it
 	// away needs a whiteout; dead that the name is gone from the tree.
@@ -112,22 +112,32 @@ func (d *directory) compact() {
 	d.ents, d.sorted = kept, sorted
 }
 
-// load reads the names from the host, once. d.mu is held.
-func (d *directory) load() error {
+// load reads the names of n from the host, once. The directory's lock is held.
+func (t *Tree) load(n *Node) error {
+	d := n.dir
 	if d.loaded {
 		return nil
 	}
-	ents, err := readStack(d.stack)
+	ents, err := t.list(n)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(ents, func(a, b dirent) int { return cmp.Compare(a.name, b.name) })
 	for i := range ents {
 		ents[i].cookie = uint32(i + 1)
 	}
 	d.ents, d.sorted, d.added, d.next = ents, len(ents), nil, uint32(len(ents))
 	d.loaded = true
 	return nil
+}
+
+// list merges the names of n, sorted, and has its layers watched from now on.
+func (t *Tree) list(n *Node) ([]dirent, error) {
+	if t.watch != nil {
+		t.watch.add(n)
+	}
+	ents, err := readStack(n.dir.stack)
+	slices.SortFunc(ents, func(a, b dirent) int { return cmp.Compare(a.name, b.name) })
+	return ents, err
 }
 
 // readStack merges the names of a stack of directories.
@@ -137,9 +147,9 @@ func readStack(stack []*hostDir) ([]dirent, error) {
 	closed := map[int]bool{} // entries that nothing below adds to
 	for i, part := range stack {
 		names, err := readNames(part)
-		if err != nil {
+		if ignoreMissing(err) != nil {
 			return nil, err
-		}
+		} // else the layer lost the directory since
 		if i == 0 {
 			ents = make([]dirent, 0, len(names))
 		}
@@ -163,7 +173,7 @@ func readStack(stack []*hostDir) ([]dirent, error) {
 				continue
 			}
 			e := dirent{
-				name: h.name, typ: h.typ, rank: uint16(part.layer.rank),
+				name: h.name, typ: h.typ, layer: part.layer,
 				lower: below && !whiteout, dead: whiteout,
 			}
 			ents = append(ents, e)

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -64,15 +65,15 @@ func (n *Node) Type() uint32 { return n.typ }
 // linkKey identifies a host inode with several names within a layer. Between
 // layers there are no links, even where a store has joined equal files.
 type linkKey struct {
-	rank int
-	ino  uint64
+	layer *Layer
+	ino   uint64
 }
 
 func (t *Tree) linkKey(n *Node) linkKey {
 	if n.is(inEdits) {
-		return linkKey{t.edits.rank, n.hostIno}
+		return linkKey{t.edits, n.hostIno}
 	}
-	return linkKey{n.at.dir.layer.rank, n.hostIno}
+	return linkKey{n.at.dir.layer, n.hostIno}
 }
 
 // path returns the node's path in the tree, for messages; "." for the root.
@@ -103,7 +104,7 @@ func (t *Tree) lookup(dir *Node, name string, e *Entry) (*Node, error) {
 		return nil, unix.ENAMETOOLONG
 	}
 	d.mu.Lock()
-	if err := d.load(); err != nil {
+	if err := t.load(dir); err != nil {
 		d.mu.Unlock()
 		return nil, err
 	}
@@ -112,7 +113,7 @@ func (t *Tree) lookup(dir *Node, name string, e *Entry) (*Node, error) {
 		d.mu.Unlock()
 		return nil, unix.ENOENT
 	}
-	n, rank := ent.node, int(ent.rank)
+	n, layer := ent.node, ent.layer
 	if n != nil {
 		n.refs.Add(1)
 	}
@@ -120,12 +121,15 @@ func (t *Tree) lookup(dir *Node, name string, e *Entry) (*Node, error) {
 	var a attrs
 	if n == nil {
 		var err error
-		if n, err = t.known(dir, name, rank, &a); err != nil {
+		if n, err = t.known(dir, name, layer, &a); err != nil {
 			return nil, err
 		}
 	} else if e != nil {
 		if err := t.attrs(n, &a); err != nil {
 			t.unref(n)
+			if errors.Is(err, unix.ESTALE) { // a layer lost it, and the event is on its way
+				err = unix.ENOENT
+			}
 			return nil, err
 		}
 	}
@@ -137,9 +141,9 @@ func (t *Tree) lookup(dir *Node, name string, e *Entry) (*Node, error) {
 
 // known makes the node of a name that has none yet, or finds the one that
 // another of its names has made. It fills a.
-func (t *Tree) known(dir *Node, name string, rank int, a *attrs) (*Node, error) {
+func (t *Tree) known(dir *Node, name string, l *Layer, a *attrs) (*Node, error) {
 	d := dir.dir
-	n, err := t.makeNode(d, name, rank, a)
+	n, err := t.makeNode(d, name, l, a)
 	if err != nil {
 		return nil, err
 	}
@@ -193,9 +197,9 @@ func (t *Tree) adopt(dir *Node, name string, n *Node) {
 }
 
 // makeNode reads what the host has of name, whose topmost entry is in the
-// layer rank. The node is not yet part of the tree.
-func (t *Tree) makeNode(d *directory, name string, rank int, a *attrs) (*Node, error) {
-	part, err := d.part(name, rank, a)
+// layer l. The node is not yet part of the tree.
+func (t *Tree) makeNode(d *directory, name string, l *Layer, a *attrs) (*Node, error) {
+	part, err := d.part(name, l, a)
 	if err != nil {
 		return nil, err
 	}
@@ -220,12 +224,8 @@ func (t *Tree) makeNode(d *directory, name string, rank int, a *attrs) (*Node, e
 	if len(f.dirs) == 0 {
 		return nil, unix.ENOENT
 	}
-	below := d.overrides.child(name)
-	if f.redirect != "" {
-		below = t.overrides.at(f.redirect)
-	}
-	n.dir = &directory{stack: f.dirs, overrides: below}
-	n.over = below.self()
+	n.dir = &directory{stack: f.dirs}
+	t.setOverrides(n, d, name, f.redirect)
 	n.at = place{}
 	if p := n.attrPart(); p.parent != part || p.name != name {
 		if _, err := p.parent.look(p.name, a); err != nil {
@@ -240,6 +240,16 @@ func (t *Tree) makeNode(d *directory, name string, rank int, a *attrs) (*Node, e
 	return n, nil
 }
 
+// setOverrides gives the directory n, which is name in d, the manifest's word
+// on it and on what is in it.
+func (t *Tree) setOverrides(n *Node, d *directory, name, redirect string) {
+	o := d.overrides.child(name)
+	if redirect != "" {
+		o = t.overrides.at(redirect)
+	}
+	n.dir.overrides, n.over = o, o.self()
+}
+
 // number is the inode number of what a describes.
 func (n *Node) number(a *attrs) uint64 {
 	if a.m.origin != 0 {
@@ -248,11 +258,11 @@ func (n *Node) number(a *attrs) uint64 {
 	return n.at.dir.layer.ino(&a.st)
 }
 
-// part finds the directory of the stack that has name in the layer rank: two
+// part finds the directory of the stack that has name in the layer l: two
 // may be of the same layer (links.go), the layer's own first.
-func (d *directory) part(name string, rank int, a *attrs) (*hostDir, error) {
+func (d *directory) part(name string, l *Layer, a *attrs) (*hostDir, error) {
 	for _, p := range d.stack {
-		if p.layer.rank != rank {
+		if p.layer != l {
 			continue
 		}
 		ok, err := p.look(name, a)
@@ -313,7 +323,13 @@ func (t *Tree) forget(n *Node) {
 	if h := n.fh.Swap(nil); h != nil {
 		t.files.retire(h)
 	}
-	if n.dir != nil && n.is(dead) && n.is(inEdits) {
+	if n.dir == nil {
+		return
+	}
+	if t.watch != nil {
+		t.watch.remove(n)
+	}
+	if n.is(dead) && n.is(inEdits) {
 		t.dirs.retire(&n.upper().h)
 	}
 }

@@ -56,6 +56,18 @@ func Find(dir, manifest string) (*Project, error) {
 	return p, err
 }
 
+// reread reads the project's manifest again.
+func (p *Project) reread() (*Project, error) {
+	if p.Manifest.File == "" {
+		return Find(p.Root, "")
+	}
+	m, err := readManifest(p.Manifest.File)
+	if errors.Is(err, os.ErrNotExist) {
+		m, err = defaultManifest(), nil
+	}
+	return &Project{Root: p.Root, Manifest: m}, err
+}
+
 func isProject(dir string) bool {
 	for _, sign := range []string{ManifestName, "user/apps", "user/sysconfig"} {
 		if _, err := os.Stat(filepath.Join(dir, sign)); err == nil {
@@ -80,6 +92,45 @@ func (p *Project) LayerDirs() []string {
 		dirs = append(dirs, p.path(l.Source))
 	}
 	return dirs
+}
+
+// watchDirs are the host folders in which layers come and go.
+func (p *Project) watchDirs() []string {
+	dirs := []string{p.Root}
+	for _, dir := range p.LayerDirs() {
+		dirs = append(dirs, filepath.Dir(dir))
+	}
+	apps := p.path(p.Manifest.Apps.Path)
+	dirs = append(dirs, apps)
+	entries, err := os.ReadDir(apps)
+	if err != nil {
+		return dirs
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			dirs = append(dirs, filepath.Join(apps, e.Name()))
+		}
+	}
+	return dirs
+}
+
+// layerSign tells whether a change of a path among watchDirs may change the
+// layers.
+func (p *Project) layerSign(path string) bool {
+	apps := p.path(p.Manifest.Apps.Path)
+	dir, name := filepath.Split(path)
+	if filepath.Clean(dir) == apps || name == resultLink || name == recipeFile {
+		return true
+	}
+	if path == filepath.Join(p.Root, ManifestName) || path == p.Manifest.File {
+		return true
+	}
+	for _, layer := range p.LayerDirs() {
+		if path == layer || strings.HasPrefix(layer, path+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // path makes a path of the manifest, relative to the project, absolute.

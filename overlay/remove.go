@@ -88,7 +88,7 @@ func (t *Tree) unlinkHost(dir *Node, name string) error {
 	defer dir.upper().close()
 	e := dir.dir.alive(name)
 	switch {
-	case int(e.rank) != t.edits.rank:
+	case e.layer != t.edits:
 		return unix.Mknodat(up, name, unix.S_IFCHR, 0)
 	case !e.lower:
 		return unix.Unlinkat(up, name, 0)
@@ -131,7 +131,7 @@ func (t *Tree) Rmdir(dir *Node, name string) error {
 		return err
 	}
 	defer t.done(n)
-	if err := n.emptyDir(); err != nil {
+	if err := t.emptyDir(n); err != nil {
 		return err
 	}
 	if err := t.dirUp(dir); err != nil {
@@ -140,7 +140,7 @@ func (t *Tree) Rmdir(dir *Node, name string) error {
 	if err := t.keepDir(n); err != nil {
 		return err
 	}
-	if int(dir.dir.alive(name).rank) != t.edits.rank {
+	if dir.dir.alive(name).layer != t.edits {
 		err = t.unlinkHost(dir, name)
 	} else {
 		err = t.rmdirHost(dir, name)
@@ -155,11 +155,11 @@ func (t *Tree) Rmdir(dir *Node, name string) error {
 }
 
 // emptyDir returns nil for an empty directory.
-func (n *Node) emptyDir() error {
+func (t *Tree) emptyDir(n *Node) error {
 	if n.dir == nil {
 		return unix.ENOTDIR
 	}
-	if err := n.dir.load(); err != nil {
+	if err := t.load(n); err != nil {
 		return err
 	}
 	for i := range n.dir.ents {

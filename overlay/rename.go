@@ -134,7 +134,7 @@ func (r *renaming) allowed() error {
 	case r.src.dir == nil && r.dst.dir != nil:
 		return unix.EISDIR
 	case r.src.dir != nil:
-		return r.dst.emptyDir()
+		return r.t.emptyDir(r.dst)
 	}
 	return nil
 }
@@ -221,7 +221,7 @@ func (r *renaming) move() error {
 		return err
 	}
 	old := r.oldDir.dir.alive(r.oldName)
-	moved := dirent{name: r.newName, node: old.node, rank: uint16(t.edits.rank), typ: uint8(r.src.typ >> 12)}
+	moved := dirent{name: r.newName, node: old.node, layer: t.edits, typ: uint8(r.src.typ >> 12)}
 	old.dead, old.node = true, nil
 	if r.dst != nil {
 		if r.dst.dir != nil {
@@ -257,7 +257,7 @@ func (r *renaming) clearDst() error {
 	if err := t.keepDir(r.dst); err != nil {
 		return err
 	}
-	if int(r.newDir.dir.alive(r.newName).rank) != t.edits.rank {
+	if r.newDir.dir.alive(r.newName).layer != t.edits {
 		return nil
 	}
 	up, err := r.newDir.upper().open()

@@ -33,6 +33,8 @@ type Tree struct {
 	links  map[linkKey]*Node
 
 	index index
+
+	watch *watcher // nil until Watch
 }
 
 // Options say how to open a tree.
@@ -157,6 +159,9 @@ func (t *Tree) lowerRoot() []*hostDir {
 
 // Close gives everything back. No method may be called afterwards.
 func (t *Tree) Close() error {
+	if t.watch != nil {
+		t.watch.close()
+	}
 	t.files.closeAll()
 	t.dirs.closeAll()
 	if t.state != nil {
@@ -169,7 +174,15 @@ func (t *Tree) Close() error {
 func (t *Tree) Root() *Node { return t.root }
 
 // Layers returns the layers, bottom to top, with the edits where there are any.
-func (t *Tree) Layers() []*Layer { return t.layers }
+func (t *Tree) Layers() []*Layer {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.layers
+}
 
 // Project returns the project that the tree shows.
-func (t *Tree) Project() *Project { return t.project }
+func (t *Tree) Project() *Project {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.project
+}

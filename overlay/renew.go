@@ -1,0 +1,240 @@
+package overlay
+
+import "golang.org/x/sys/unix"
+
+// news collects what changed in the tree without the tree's doing, to be
+// announced when no lock is held.
+type news struct {
+	names []newName
+	nodes []*Node
+}
+
+type newName struct {
+	dir  *Node
+	name string
+}
+
+func (w *news) name(dir *Node, name string) { w.names = append(w.names, newName{dir, name}) }
+func (w *news) node(n *Node)                { w.nodes = append(w.nodes, n) }
+
+// renew reads the directory n again, which now has the given stack. touched
+// are the names that may stand for something else than before; nil for all,
+// and then for all below them. t.mu is held exclusively.
+func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *news) error {
+	d := n.dir
+	if len(stack) > 0 && n.is(inEdits) && stack[0].layer == t.edits {
+		stack[0] = n.upper() // which its children's places refer to
+	}
+	d.stack = stack
+	out.node(n)
+	if !d.loaded {
+		return nil
+	}
+	fresh, err := t.list(n)
+	if err != nil {
+		return err
+	}
+	seen := make(map[string]bool, len(fresh))
+	for i := range fresh {
+		f := &fresh[i]
+		seen[f.name] = true
+		j := d.find(f.name)
+		if j < 0 {
+			d.insert(*f)
+			out.name(n, f.name)
+			continue
+		}
+		e := &d.ents[j]
+		if touched != nil && !touched[f.name] && e.like(f, t.edits) {
+			e.lower = f.lower
+			continue
+		}
+		if err := t.renewEntry(n, e, f, out); err != nil {
+			return err
+		}
+	}
+	for i := range d.ents {
+		if e := &d.ents[i]; !e.dead && !seen[e.name] {
+			e.dead, e.lower = true, false
+			out.name(n, e.name)
+			t.detach(e)
+		}
+	}
+	return nil
+}
+
+// like tells whether an entry stands for the same kind of thing as a freshly
+// read one. What is in the edits changes only through the tree.
+func (e *dirent) like(f *dirent, edits *Layer) bool {
+	return e.dead == f.dead && e.layer == f.layer && (e.typ == f.typ || e.layer == edits)
+}
+
+// renewEntry brings one entry up to what was read, and its node with it where
+// that still is the same thing.
+func (t *Tree) renewEntry(dir *Node, e, f *dirent, out *news) error {
+	n := e.node
+	if e.layer == t.edits && f.layer == t.edits && e.dead == f.dead && (n == nil || n.dir == nil) {
+		e.lower = f.lower
+		return nil
+	}
+	if f.layer != t.edits {
+		e.typ = f.typ
+	}
+	e.dead, e.lower, e.layer = f.dead, f.lower, f.layer
+	if n != nil && !f.dead {
+		same, err := t.renewNode(dir, n, f, out)
+		if same || err != nil {
+			return err
+		}
+	}
+	out.name(dir, f.name)
+	t.detach(e)
+	return nil
+}
+
+// renewNode tells whether n still is what its name stands for, and makes it so
+// if it can.
+func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
+	if n.dir != nil {
+		if f.typ != unix.DT_DIR {
+			return false, nil
+		}
+		found, err := step(dir.dir.stack, f.name)
+		if err != nil || len(found.dirs) == 0 {
+			return false, err
+		}
+		t.setOverrides(n, dir.dir, f.name, found.redirect)
+		return true, t.renew(n, found.dirs, nil, out)
+	}
+	if n.is(inEdits) || n.at.dir == nil || n.at.dir.layer != f.layer {
+		return false, nil
+	}
+	var a attrs
+	part, err := dir.dir.part(f.name, f.layer, &a)
+	if err != nil || a.st.Ino != n.hostIno || a.m.mode&unix.S_IFMT != n.typ {
+		return false, ignoreMissing(err)
+	}
+	n.at.dir = part
+	n.over = dir.dir.overrides.child(f.name).self()
+	out.node(n)
+	return true, nil
+}
+
+// detach takes the entry's node from its name: for who has it open it lives
+// on, as a removed file does.
+func (t *Tree) detach(e *dirent) {
+	n := e.node
+	e.node = nil
+	if n == nil {
+		return
+	}
+	if h := n.fh.Load(); h != nil {
+		t.files.pin(h)
+	}
+	n.parent.refs.Add(-1)
+	n.parent, n.name = nil, ""
+	n.set(dead)
+}
+
+// changed takes in what happened to names of the host directory that n shows.
+// names says of each whether it may stand for another file now; else it was
+// written to. It returns true when the layers must be looked at as a whole.
+func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n.is(dead) || !n.dir.loaded {
+		return false, nil
+	}
+	moved := make(map[string]bool)
+	for name, other := range names {
+		e := n.dir.alive(name)
+		if other {
+			if n == t.root || n.parent == t.root {
+				if t.mayLink(n, e, name) {
+					return true, nil
+				}
+			}
+			moved[name] = true
+		} else if e != nil && e.node != nil {
+			out.node(e.node)
+		}
+	}
+	if len(moved) == 0 {
+		return false, nil
+	}
+	return false, t.renew(n, n.dir.stack, moved, out)
+}
+
+// mayLink tells whether a name was or is a directory or a symlink, on which
+// the rule of links.go turns.
+func (t *Tree) mayLink(dir *Node, e *dirent, name string) bool {
+	if e != nil && (e.typ == unix.DT_DIR || e.typ == unix.DT_LNK) {
+		return true
+	}
+	for _, part := range dir.dir.stack {
+		var st unix.Stat_t
+		if ok, err := part.stat(name, &st); err == nil && ok {
+			typ := st.Mode & unix.S_IFMT
+			return typ == unix.S_IFDIR || typ == unix.S_IFLNK
+		}
+	}
+	return false
+}
+
+// relayer takes in that packages, other layers or the manifest came, went or
+// changed. On an error the tree stays as it was.
+func (t *Tree) relayer(out *news) error {
+	p, err := t.project.reread()
+	if err != nil {
+		return err
+	}
+	layers, err := p.layers(t.log)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i, l := range layers {
+		layers[i] = t.sameLayer(l)
+	}
+	for _, l := range t.layers {
+		if l.edit {
+			layers = append(layers, l)
+		}
+	}
+	for i, l := range layers {
+		if err := l.open(t, i); err != nil {
+			return err
+		}
+	}
+	for _, l := range layers {
+		l.hidden, l.attach = nil, nil
+	}
+	t.project, t.layers, t.overrides = p, layers, overridesOf(p.Manifest)
+	numberLayers(t.layers)
+	if err := t.linkPackages(); err != nil {
+		return err
+	}
+	t.root.dir.overrides = t.overrides
+	return t.renew(t.root, withAttached(t.stackBelow(len(t.layers))), nil, out)
+}
+
+// sameLayer returns the layer that the tree has already for what l stands for,
+// or else l.
+func (t *Tree) sameLayer(l *Layer) *Layer {
+	for _, old := range t.layers {
+		if old.Name != l.Name || old.Dir != l.Dir {
+			continue
+		}
+		var was, is unix.Stat_t
+		if fd, err := old.root.open(); err == nil {
+			err = unix.Fstat(fd, &was)
+			old.root.close()
+			if err == nil && unix.Stat(l.Dir, &is) == nil && was.Ino == is.Ino && was.Dev == is.Dev {
+				old.implicit, old.mtime = l.implicit, l.mtime
+				return old
+			}
+		}
+	}
+	return l
+}

@@ -1,0 +1,177 @@
+package overlay
+
+import (
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// heard notes what a tree announces.
+type heard struct {
+	mu    sync.Mutex
+	names map[string]bool
+	nodes map[*Node]bool
+}
+
+func (h *heard) NameChanged(_ *Node, name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.names[name] = true
+}
+
+func (h *heard) Changed(n *Node) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.nodes[n] = true
+}
+
+func (h *heard) name(name string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.names[name]
+}
+
+func (h *heard) node(n *Node) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.nodes[n]
+}
+
+// watched opens the project, visits all of it and watches.
+func watched(t *testing.T, p *Project) (*Tree, *heard) {
+	t.Helper()
+	tree := open(t, p)
+	tree.log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	h := &heard{names: make(map[string]bool), nodes: make(map[*Node]bool)}
+	must(t, tree.Watch(h))
+	hold(t, tree, tree.Root())
+	return tree, h
+}
+
+// hold refers to all nodes, as a kernel does that has seen them.
+func hold(t *testing.T, tree *Tree, dir *Node) {
+	t.Helper()
+	var buf [64]DirEntry
+	k, err := tree.ReadDir(dir, 0, buf[:])
+	must(t, err)
+	for _, e := range buf[:k] {
+		n, err := tree.Lookup(dir, e.Name, nil)
+		must(t, err)
+		if n.dir != nil {
+			hold(t, tree, n)
+		}
+	}
+}
+
+// within waits until the condition holds.
+func within(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if cond() {
+			return
+		}
+	}
+	t.Errorf("not within three seconds: %s", what)
+}
+
+func in(t *testing.T, p *Project, script string) {
+	t.Helper()
+	cmd := exec.Command("sh", "-euc", script)
+	cmd.Dir = p.Root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+}
+
+func TestLayersAreLive(t *testing.T) {
+	for _, tc := range []struct{ name, script, announced, want string }{
+		{"a new file", `echo n >user/apps/a/usr/new`, "new", `usr/new 100644 0:0 "n\n"`},
+		{"a removed file", `rm user/apps/a/usr/file`, "file", ``},
+		{"a removed file above another", `rm user/apps/b/usr/both`, "both", `usr/both 100644 0:0 "from a"`},
+		{"a replaced file", `echo r >x; mv x user/apps/a/usr/file`, "file", `usr/file 100644 0:0 "r\n"`},
+		{"a file above another", `echo r >user/sysconfig/usr/both`, "both", `usr/both 100644 0:0 "r\n"`},
+		{"a new tree", `mkdir -p user/apps/a/usr/n/e; sleep .1; echo w >user/apps/a/usr/n/e/w`, "n", `usr/n/e/w 100644 0:0 "w\n"`},
+		{"a moved tree", `mv user/apps/a/usr/sub user/apps/a/usr/sub2; echo w >user/apps/a/usr/sub2/y`, "sub2", `usr/sub2/y 100644 0:0 "w\n"`},
+		{"a tree made anew", `rm -r user/apps/a/usr; mkdir -p user/apps/a/usr/sub; echo w >user/apps/a/usr/sub/x`, "x", `usr/sub/x 100644 0:0 "w\n"`},
+		{"a whole new package", `mkdir -p p/usr/bin; echo p >p/usr/bin/prog; mv p user/apps/p`, "bin", `usr/bin/prog 100644 0:0 "p\n"`},
+		{"a package copied in slowly", `mkdir user/apps/p; sleep .3; mkdir -p user/apps/p/usr; sleep .1; echo p >user/apps/p/usr/prog`, "prog", `usr/prog 100644 0:0 "p\n"`},
+		{"a package that goes", `rm -r user/apps/b`, "both", `usr/both 100644 0:0 "from a"`},
+		{"the manifest", `printf '[[file]]\npath = "/usr/file"\nmode = "4755"\n' >rootfs.toml`, "", `usr/file 104755 0:0 "f"`},
+		{"a package's directory over a new link", `mkdir -p user/apps/a/bin; ln -s usr user/apps/a/sbin; mkdir -p user/apps/b/sbin; echo s >user/apps/b/sbin/s`, "s", `usr/s 100644 0:0 "s\n"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := project(t, "user/apps/a/usr/file f", "user/apps/a/usr/both from a", "user/apps/a/usr/sub/x x",
+				"user/apps/b/usr/both from b", "user/sysconfig/usr/z z")
+			tree, h := watched(t, p)
+			in(t, p, tc.script)
+			path, _, _ := strings.Cut(tc.want, " ")
+			if path == "" {
+				path = "usr/file"
+			}
+			within(t, tc.want, func() bool {
+				if _, err := find(tree, path); err != nil {
+					return tc.want == ""
+				}
+				return tc.want != "" && strings.Contains(dump(t, tree), tc.want+"\n")
+			})
+			if tc.announced != "" {
+				within(t, "announced "+tc.announced, func() bool { return h.name(tc.announced) })
+			}
+		})
+	}
+}
+
+func TestEditsWinOverLiveLayers(t *testing.T) {
+	p := project(t, "user/sysconfig/etc/mine one", "user/sysconfig/etc/gone x", "user/sysconfig/etc/theirs x")
+	tree, h := watched(t, p)
+	_, err := tree.Write(at(t, tree, "etc/mine"), []byte("edit"), 0)
+	must(t, err)
+	must(t, tree.Unlink(at(t, tree, "etc"), "gone"))
+	in(t, p, `for f in mine gone theirs; do echo layer >user/sysconfig/etc/new; mv user/sysconfig/etc/new user/sysconfig/etc/$f; done`)
+	within(t, "theirs", func() bool { return h.name("theirs") })
+	expect(t, tree, `etc 40755 0:0`, `etc/mine 100644 0:0 "edit"`, `etc/theirs 100644 0:0 "layer\n"`)
+	must(t, tree.Unlink(at(t, tree, "etc"), "mine"))
+	expect(t, tree, `etc 40755 0:0`, `etc/theirs 100644 0:0 "layer\n"`)
+}
+
+func TestOpenFileKeepsReading(t *testing.T) {
+	p := project(t, "user/sysconfig/f old")
+	tree, h := watched(t, p)
+	n := at(t, tree, "f")
+	buf := make([]byte, 8)
+	if k, err := tree.Read(n, buf, 0); err != nil || string(buf[:k]) != "old" {
+		t.Fatalf("%q, %v", buf[:k], err)
+	}
+	in(t, p, `echo new >g; mv g user/sysconfig/f`)
+	within(t, "announced", func() bool { return h.name("f") })
+	if k, err := tree.Read(n, buf, 0); err != nil || string(buf[:k]) != "old" {
+		t.Errorf("the open file reads %q, %v", buf[:k], err)
+	}
+	expect(t, tree, `f 100644 0:0 "new\n"`)
+
+	// Written in place, it is the same file, for who has it open too.
+	n = at(t, tree, "f")
+	in(t, p, `echo rewritten >user/sysconfig/f`)
+	within(t, "content announced", func() bool { return h.node(n) })
+	if k, err := tree.Read(n, make([]byte, 16), 0); err != nil || k != len("rewritten\n") {
+		t.Errorf("read %d bytes, %v", k, err)
+	}
+}
+
+func TestVanishedLayerTakesItsFilesOnly(t *testing.T) {
+	p := project(t, "user/apps/a/usr/a a", "user/sysconfig/etc/conf c")
+	tree, _ := watched(t, p)
+	must(t, os.RemoveAll(filepath.Join(p.Root, "user/apps")))
+	within(t, "gone", func() bool {
+		_, err := find(tree, "usr/a")
+		return err != nil
+	})
+	if got := dump(t, tree); !strings.Contains(got, "etc/conf") {
+		t.Errorf("the tree is\n%s", got)
+	}
+}
