@@ -8,7 +8,7 @@ GOLANGCI_VERSION := v2.15.0
 FUZZTIME  ?= 30s
 COUNT     ?= 10
 
-TEST_TOOLS := fusermount3 e2fsck gcc make git rsync getfattr getfacl setcap \
+TEST_TOOLS := fusermount3 e2fsck debootstrap partx podman tar gcc make git rsync getfattr getfacl setcap \
               cpio sfdisk sgdisk skopeo umoci bsdtar python3 vim.tiny
 
 .PHONY: build test race lint fuzz bench demo clean

@@ -24,6 +24,7 @@ var capabilities = map[string]func() bool{
 	"skopeo": func() bool { return found("skopeo") },
 	"vim":    func() bool { return found("vim.tiny") },
 	"xattr":  func() bool { return found("setfattr") },
+	"debian": func() bool { return debianTar() != "" },
 }
 
 // lack says what is missing for a test, "" if nothing is. Where

@@ -21,13 +21,19 @@ func TestMain(m *testing.M) {
 	testscript.Main(checked{m}, map[string]func(){"rootfs": main})
 }
 
+// userCache is the person's cache, which outlives a run of the tests.
+var userCache string
+
 // checked is a run that fails if it leaves a mount behind.
 type checked struct{ *testing.M }
 
 func (c checked) Run() int {
 	dir, err := os.MkdirTemp("", "rootfs-test")
 	if err == nil {
-		err = os.Setenv("TMPDIR", dir)
+		userCache, err = os.UserCacheDir()
+	}
+	if err == nil {
+		err = errors.Join(os.Setenv("TMPDIR", dir), os.Setenv("XDG_CACHE_HOME", filepath.Join(dir, "cache")))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "FAIL:", err)
@@ -59,6 +65,7 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LC_ALL", "C")
+			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
 			env.Setenv("PROJECT", filepath.Join(env.WorkDir, "project"))
 			env.Defer(func() {
 				for _, dir := range mountsBeneath(env.WorkDir) {
