@@ -8,8 +8,9 @@ GOLANGCI_VERSION := v2.15.0
 FUZZTIME  ?= 30s
 COUNT     ?= 10
 
-TEST_TOOLS := fusermount3 e2fsck debootstrap partx podman tar gcc make git rsync getfattr getfacl setcap \
-              cpio sfdisk sgdisk skopeo umoci bsdtar python3 vim.tiny
+TEST_TOOLS := bsdtar cpio debootstrap e2fsck fusermount3 gcc getfacl getfattr \
+              git make partx podman python3 rsync setcap sfdisk sgdisk skopeo \
+              tar umoci vim.tiny
 
 .PHONY: build test race lint fuzz bench demo clean
 

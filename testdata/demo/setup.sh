@@ -17,6 +17,7 @@ package() {
 	getfattr | setfattr) echo attr ;;
 	getfacl | setfacl) echo acl ;;
 	mkfs.fat | fsck.fat) echo dosfstools ;;
+	partx) echo util-linux ;;
 	qemu-system-x86_64) echo qemu-system-x86 ;;
 	setcap | getcap) echo libcap2-bin ;;
 	sfdisk | losetup) echo fdisk mount ;;
