@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"archive/tar"
 	"context"
 	"log/slog"
 	"os"
@@ -13,7 +14,9 @@ import (
 // Whatever the bytes are, unpacking ends in a whole layer or an error, and
 // writes nothing but the cache.
 func FuzzUnpackArchive(f *testing.F) {
-	all := everyKind(f)
+	// Small, since the fuzzer first tries to shorten what it finds.
+	all := tarOf(f, aDir("a"), aFile("a/b", "content").with("user.a", "1", "trusted.b", "2"), aHardLink("c", "a/b"),
+		tarEntry{tar.Header{Typeflag: tar.TypeChar, Name: "dev/null", Mode: 0o666, Devmajor: 1, Devminor: 3}, ""})
 	for _, compress := range compressions(f) {
 		f.Add(compress(tarOf(f, aDir("a"), aFile("a/b", "content"), aLink("l", "../a"), aFile("l/x", ""))))
 	}

@@ -172,7 +172,7 @@ func (w *layerWriter) close() error {
 // whether it is complete, so that it has to end as tars do.
 func (w *layerWriter) all(ctx context.Context, src *readAhead, mustEnd bool) error {
 	r := tar.NewReader(src)
-	last := ""
+	last := "its start"
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
