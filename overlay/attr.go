@@ -19,7 +19,7 @@ func (t *Tree) attrs(n *Node, a *attrs) error {
 	switch {
 	case n.dir != nil:
 		return n.dirAttrs(a)
-	case n.at.dir == nil || n.is(dead) && n.is(inEdits):
+	case n.at.dir == nil:
 		return t.orphanAttrs(n, a)
 	}
 	ok, err := n.at.dir.look(n.at.name, a)
@@ -105,10 +105,11 @@ func (n *Node) fill(e *Entry, a *attrs) {
 	if n.is(dead) {
 		e.Nlink = 0
 	}
-	if n.over != nil && !n.is(inEdits) {
+	l := n.layer()
+	if n.over != nil && l != nil && !l.edit {
 		n.over.apply(e)
 	}
-	if l := n.layer(); l != nil && l.mtime != nil {
+	if l != nil && l.mtime != nil {
 		e.Atime, e.Mtime, e.Ctime = *l.mtime, *l.mtime, *l.mtime
 	}
 }

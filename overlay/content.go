@@ -82,15 +82,16 @@ func (t *Tree) CopyRange(src *Node, srcOff int64, dst *Node, dstOff int64, lengt
 // Sync brings a file's content, or a directory's names, to the disk; without
 // the attributes that reading doesn't need when dataOnly.
 func (t *Tree) Sync(n *Node, dataOnly bool) error {
-	if !n.is(inEdits) {
+	t.mu.RLock()
+	l := n.layer()
+	edited := (l == nil || l.edit) && !(n.dir != nil && n.is(dead))
+	t.mu.RUnlock()
+	if !edited {
 		return nil // nothing was changed
 	}
 	if n.dir != nil {
 		t.mu.RLock()
 		defer t.mu.RUnlock()
-		if n.is(dead) {
-			return nil
-		}
 		up, err := n.upper().open()
 		if err != nil {
 			return err

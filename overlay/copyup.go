@@ -29,8 +29,8 @@ func (t *Tree) snapshot(n *Node) (*snapshot, error) {
 	s := &snapshot{m: meta{mode: e.Mode, uid: e.UID, gid: e.GID, rdev: e.Rdev, origin: n.ino}}
 	s.times[0] = unix.Timespec{Sec: e.Atime.Sec, Nsec: int64(e.Atime.Nsec)}
 	s.times[1] = unix.Timespec{Sec: e.Mtime.Sec, Nsec: int64(e.Mtime.Nsec)}
-	if n.dir == nil && a.st.Nlink > 1 {
-		s.m.nlink = uint32(a.st.Nlink)
+	if n.dir == nil && e.Nlink > 1 {
+		s.m.nlink = e.Nlink
 	}
 	var err error
 	s.xattrs, err = t.xattrs(n)
@@ -82,7 +82,7 @@ func (t *Tree) dirUp(n *Node) error {
 		return unix.ENOTDIR
 	case n.is(dead):
 		return unix.ENOENT
-	case n.is(inEdits):
+	case t.inEdits(n):
 		return nil
 	}
 	if err := t.dirUp(n.parent); err != nil {
@@ -110,7 +110,7 @@ func (t *Tree) dirUp(n *Node) error {
 	}
 	up := &hostDir{layer: t.edits, parent: n.parent.upper(), name: n.name}
 	n.dir.stack = append([]*hostDir{up}, n.dir.stack...)
-	n.set(inEdits)
+	t.setInEdits(n)
 	n.parent.dir.raise(n.name, t.edits)
 	return nil
 }
@@ -159,12 +159,12 @@ func (t *Tree) publishQuietly(work int, temp string, dir *Node, name string) err
 // copyUp makes the file n part of the edits, with at most size bytes of its
 // content; all for a negative size. t.mu is not held.
 func (t *Tree) copyUp(n *Node, size int64) error {
-	if n.is(inEdits) {
+	if t.inEdits(n) {
 		return nil
 	}
 	n.up.Lock()
 	defer n.up.Unlock()
-	if n.is(inEdits) {
+	if t.inEdits(n) {
 		return nil
 	}
 	t.mu.Lock()
@@ -272,17 +272,18 @@ func (t *Tree) rehome(n *Node, at place, st *unix.Stat_t, fd int) {
 	t.files.install(h, fd)
 	if at.dir == nil {
 		t.files.pin(h)
+		n.set(orphan)
 	}
 	t.files.put(h)
 	t.linkMu.Lock()
 	if n.is(linked) {
-		delete(t.links, t.linkKey(n))
+		delete(t.links, n.linkKey())
 		n.unset(linked)
 	}
 	n.at, n.hostIno = at, st.Ino
-	n.set(inEdits)
+	t.setInEdits(n)
 	if at.dir != nil && st.Nlink > 1 {
-		t.links[t.linkKey(n)] = n
+		t.links[n.linkKey()] = n
 		n.set(linked)
 	}
 	t.linkMu.Unlock()

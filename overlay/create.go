@@ -57,7 +57,7 @@ func (t *Tree) make(dir *Node, name string, m meta, content string) (*Node, erro
 	}
 	up := dir.upper()
 	n := &Node{typ: m.mode & unix.S_IFMT, at: place{up, name}}
-	n.set(inEdits)
+	t.setInEdits(n)
 	n.refs.Store(1)
 	fd, err := t.makeHost(dir, name, m, content)
 	if err != nil {
@@ -254,7 +254,7 @@ func (t *Tree) Tmpfile(dir *Node, mode uint32, o Owner) (*Node, error) {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
 	n := &Node{typ: unix.S_IFREG, hostIno: st.Ino, ino: t.edits.ino(&st)}
-	n.set(inEdits | dead | tmpfile)
+	n.set(orphan | dead | tmpfile)
 	n.refs.Store(1)
 	t.keepOpen(n, fd)
 	t.files.pin(n.fh.Load())

@@ -221,12 +221,10 @@ func (t *Tree) startRoot() error {
 		return err
 	}
 	t.root.dir.stack = lower
-	t.root.unset(inEdits)
 	snap, err := t.snapshot(t.root)
 	if err == nil {
 		err = snap.apply(top)
 	}
 	t.root.dir.stack = append([]*hostDir{top}, lower...)
-	t.root.set(inEdits)
 	return err
 }

@@ -56,7 +56,7 @@ func (t *Tree) fromIndex(n *Node, a *attrs) error {
 	}
 	n.at = place{t.index.dir, key}
 	n.hostIno = a.st.Ino
-	n.set(inEdits)
+	t.setInEdits(n)
 	return nil
 }
 

@@ -42,7 +42,8 @@ func (t *Tree) Link(n, dir *Node, name string) error {
 		e.node = n
 	}
 	if n.is(tmpfile) {
-		n.unset(dead | tmpfile)
+		n.unset(dead | tmpfile | orphan)
+		t.setInEdits(n)
 	} else {
 		t.register(n)
 	}
@@ -55,7 +56,7 @@ func (t *Tree) register(n *Node) {
 	t.linkMu.Lock()
 	defer t.linkMu.Unlock()
 	n.set(linked)
-	t.links[t.linkKey(n)] = n
+	t.links[n.linkKey()] = n
 }
 
 // linkHost links the host's file of n to name in the edits part of dir.
@@ -101,7 +102,7 @@ func (t *Tree) linkTo(from int, fromName string, flags, up int, name string) err
 // countLinks changes the recorded number of names of a file whose names are
 // not all on the host. t.mu is held.
 func (t *Tree) countLinks(n *Node, by int32) error {
-	if !n.is(inEdits) || !n.is(linked) {
+	if !t.inEdits(n) || !n.is(linked) {
 		return nil
 	}
 	fd, h, err := t.fileLocked(n)

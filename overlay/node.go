@@ -43,10 +43,14 @@ type Node struct {
 
 // States of a node; they are set under Tree.mu and read anywhere.
 const (
-	inEdits uint32 = 1 << iota // its content or directory is in the edits
+	orphan  uint32 = 1 << iota // its content is in the edits, without a name
 	dead                       // its last name is gone
 	linked                     // it is in Tree.links
 	tmpfile                    // it never had a name, and may get one
+
+	// The bits from here on are the Tree.epoch in which the node became part
+	// of the newest edits; 0 for one that never was.
+	epochShift = 16
 )
 
 // place is where an entry is on the host.
@@ -59,19 +63,32 @@ func (n *Node) is(s uint32) bool { return n.state.Load()&s != 0 }
 func (n *Node) set(s uint32)     { n.state.Or(s) }
 func (n *Node) unset(s uint32)   { n.state.And(^s) }
 
+// inEdits tells whether the node's content or directory is in the newest edits,
+// so that it can be changed where it is.
+func (t *Tree) inEdits(n *Node) bool {
+	s := n.state.Load()
+	return s&orphan != 0 || s>>epochShift == t.epoch.Load()
+}
+
+// setInEdits notes that it is. t.mu is held exclusively, or n is new.
+func (t *Tree) setInEdits(n *Node) {
+	n.state.Store(n.state.Load()&(1<<epochShift-1) | t.epoch.Load()<<epochShift)
+}
+
 // Type returns the node's type as the S_IFMT bits of st_mode.
 func (n *Node) Type() uint32 { return n.typ }
 
-// linkKey identifies a host inode with several names within a layer. Between
+// linkKey identifies a host inode with several names within a layer; layer is
+// nil for the edits and their checkpoints. Between
 // layers there are no links, even where a store has joined equal files.
 type linkKey struct {
 	layer *Layer
 	ino   uint64
 }
 
-func (t *Tree) linkKey(n *Node) linkKey {
-	if n.is(inEdits) {
-		return linkKey{t.edits, n.hostIno}
+func (n *Node) linkKey() linkKey {
+	if n.at.dir == nil || n.at.dir.layer.edit {
+		return linkKey{nil, n.hostIno} // one filesystem holds all edits
 	}
 	return linkKey{n.at.dir.layer, n.hostIno}
 }
@@ -168,7 +185,7 @@ func (t *Tree) known(dir *Node, name string, l *Layer, a *attrs) (*Node, error) 
 func (t *Tree) knownLink(dir *Node, name string, n *Node) *Node {
 	t.linkMu.Lock()
 	defer t.linkMu.Unlock()
-	key := t.linkKey(n)
+	key := n.linkKey()
 	old := t.links[key]
 	if old == nil {
 		n.set(linked)
@@ -176,8 +193,12 @@ func (t *Tree) knownLink(dir *Node, name string, n *Node) *Node {
 		old = n
 	} else {
 		old.refs.Add(1)
-		if old.is(inEdits) && old.at.dir == nil {
-			old.at = n.at // its other name was removed
+		if old.at.dir == nil { // its other name was removed
+			old.at = n.at
+			old.unset(orphan)
+			if n.at.dir.layer == t.edits {
+				t.setInEdits(old)
+			}
 		}
 	}
 	if old.parent == nil {
@@ -204,11 +225,11 @@ func (t *Tree) makeNode(d *directory, name string, l *Layer, a *attrs) (*Node, e
 		return nil, err
 	}
 	n := &Node{typ: a.m.mode & unix.S_IFMT, at: place{part, name}, hostIno: a.st.Ino}
-	if part.layer.writable() {
-		n.set(inEdits)
+	if part.layer == t.edits {
+		t.setInEdits(n)
 	}
 	if n.typ != unix.S_IFDIR {
-		if a.st.Nlink > 1 && !n.is(inEdits) {
+		if a.st.Nlink > 1 && part.layer != t.edits {
 			if err := t.fromIndex(n, a); err != nil {
 				return nil, err
 			}
@@ -314,7 +335,7 @@ func (t *Tree) drop(n *Node) {
 func (t *Tree) forget(n *Node) {
 	if n.is(linked) {
 		t.linkMu.Lock()
-		if key := t.linkKey(n); t.links[key] == n {
+		if key := n.linkKey(); t.links[key] == n {
 			delete(t.links, key)
 		}
 		t.linkMu.Unlock()
@@ -329,7 +350,7 @@ func (t *Tree) forget(n *Node) {
 	if t.watch != nil {
 		t.watch.remove(n)
 	}
-	if n.is(dead) && n.is(inEdits) {
+	if n.is(dead) && n.upper().layer.edit {
 		t.dirs.retire(&n.upper().h)
 	}
 }
@@ -372,7 +393,7 @@ func (n *Node) openHost() (int, error) {
 		return -1, unix.ESTALE
 	}
 	flags := unix.O_RDONLY
-	if n.is(inEdits) {
+	if n.at.dir.layer == n.at.dir.layer.tree.edits {
 		flags = unix.O_RDWR
 	}
 	dirfd, err := n.at.dir.open()

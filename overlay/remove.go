@@ -66,7 +66,7 @@ func (t *Tree) lastName(n *Node) (bool, error) {
 // keepContent holds on to a file in the edits that loses a name, while somebody
 // may have it open or it has other names, by which it isn't found yet.
 func (t *Tree) keepContent(n *Node) error {
-	if !n.is(inEdits) || n.refs.Load() <= 1 && !n.is(linked) {
+	if !t.inEdits(n) || n.refs.Load() <= 1 && !n.is(linked) {
 		return nil
 	}
 	_, h, err := t.fileLocked(n)
@@ -110,6 +110,7 @@ func (t *Tree) nameGone(n, dir *Node, name string, last bool) error {
 	e.dead, e.node = true, nil
 	if up := dir.upper(); n.at.dir == up && n.at.name == name {
 		n.at = place{}
+		n.set(orphan)
 	}
 	if n.parent == dir && n.name == name {
 		n.parent, n.name = nil, ""
@@ -172,7 +173,7 @@ func (t *Tree) emptyDir(n *Node) error {
 
 // keepDir holds the host directory of n open, for who stands in it.
 func (t *Tree) keepDir(n *Node) error {
-	if !n.is(inEdits) || n.refs.Load() <= 1 {
+	if !t.inEdits(n) || n.refs.Load() <= 1 {
 		return nil
 	}
 	up := n.upper()

@@ -98,7 +98,7 @@ func (r *renaming) locked(flags uint32) (bool, error) {
 	if err := r.allowed(); err != nil {
 		return false, err
 	}
-	if r.src.dir == nil && !r.src.is(inEdits) || r.exchange && r.dst.dir == nil && !r.dst.is(inEdits) {
+	if r.src.dir == nil && !t.inEdits(r.src) || r.exchange && r.dst.dir == nil && !t.inEdits(r.dst) {
 		return false, nil
 	}
 	if err := r.prepare(); err != nil {
@@ -192,7 +192,7 @@ func (t *Tree) lowerPath(n *Node) (string, error) {
 	if n == t.root {
 		return "", nil
 	}
-	if n.is(inEdits) {
+	if n.upper().layer == t.edits {
 		at, err := n.upper().mark(xattrRedirect)
 		if err != nil || at != "" {
 			return at, err

@@ -22,7 +22,7 @@ func (w *news) node(n *Node)                { w.nodes = append(w.nodes, n) }
 // and then for all below them. t.mu is held exclusively.
 func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *news) error {
 	d := n.dir
-	if len(stack) > 0 && n.is(inEdits) && stack[0].layer == t.edits {
+	if len(stack) > 0 && n.upper().layer == t.edits && stack[0].layer == t.edits {
 		stack[0] = n.upper() // which its children's places refer to
 	}
 	d.stack = stack
@@ -106,7 +106,7 @@ func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
 		t.setOverrides(n, dir.dir, f.name, found.redirect)
 		return true, t.renew(n, found.dirs, nil, out)
 	}
-	if n.is(inEdits) || n.at.dir == nil || n.at.dir.layer != f.layer {
+	if n.at.dir == nil || n.at.dir.layer != f.layer {
 		return false, nil
 	}
 	var a attrs

@@ -157,7 +157,7 @@ func (t *Tree) change(n *Node, do func(fd int) error) error {
 			if err := t.dirUp(n); err != nil {
 				return err
 			}
-		} else if !n.is(inEdits) {
+		} else if !t.inEdits(n) {
 			return nil // nobody can see it
 		}
 		up, err := n.upper().open()

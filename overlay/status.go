@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,32 +53,64 @@ func (t *Tree) Status(yield func(Difference) error) error {
 	}
 	defer layers.Close() //nolint:errcheck // only read
 	c := &comparison{tree: t, layers: layers, moved: make(map[string]bool), yield: yield}
-	if err := c.findMoved(t.edits.root); err != nil {
+	if err := c.findMoved(t.root, "."); err != nil {
 		return err
 	}
 	return c.root()
 }
 
+// editedNames returns the names that the edits' parts of n have, sorted.
+func editedNames(n *Node) ([]string, error) {
+	var all []string
+	for _, part := range n.dir.stack {
+		if !part.layer.edit {
+			continue
+		}
+		names, err := readNames(part)
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range names {
+			all = append(all, h.name)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+// lowerPath is where the layers have the directory n; "" when they don't.
+func lowerPath(n *Node) string {
+	for _, part := range n.dir.stack {
+		if !part.layer.edit {
+			return part.path()
+		}
+	}
+	return ""
+}
+
 // findMoved collects where renamed directories came from, so that they aren't
 // listed as deleted there.
-func (c *comparison) findMoved(up *hostDir) error {
-	names, err := readNames(up)
+func (c *comparison) findMoved(dir *Node, path string) error {
+	names, err := editedNames(dir)
 	if err != nil {
 		return err
 	}
-	for _, h := range names {
-		if h.typ != unix.DT_DIR {
+	for _, name := range names {
+		n, err := c.tree.Lookup(dir, name, nil)
+		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
-		d := &hostDir{layer: up.layer, parent: up, name: h.name}
-		from, err := d.mark(xattrRedirect)
 		if err != nil {
 			return err
 		}
-		if from != "" {
-			c.moved[from[1:]] = true
+		if n.dir != nil && n.upper().layer.edit {
+			if from := lowerPath(n); from != "" && from != join(lowerPath(dir), name) {
+				c.moved[from] = true
+			}
+			err = c.findMoved(n, join(path, name))
 		}
-		if err := c.findMoved(d); err != nil {
+		c.tree.Release(n, 1)
+		if err != nil {
 			return err
 		}
 	}
@@ -100,22 +131,16 @@ func (c *comparison) root() error {
 // dir compares a directory that has a part in the edits with its layers' part
 // below, nil for none.
 func (c *comparison) dir(n, below *Node, path string) error {
-	names, err := readNames(n.upper())
+	names, err := editedNames(n)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(names, func(a, b hostName) int { return strings.Compare(a.name, b.name) })
-	for _, h := range names {
-		lower, err := c.below(below, h.name)
+	for _, name := range names {
+		lower, err := c.below(below, name)
 		if err != nil {
 			return err
 		}
-		at := join(path, h.name)
-		if isWhiteout(uint32(h.typ) << 12) {
-			err = c.deleted(lower, at)
-		} else {
-			err = c.entry(n, h.name, lower, at)
-		}
+		err = c.entry(n, name, lower, join(path, name))
 		if lower != nil {
 			c.layers.Release(lower, 1)
 		}
@@ -144,22 +169,24 @@ func (c *comparison) deleted(lower *Node, path string) error {
 	return c.yield(Difference{Kind: Deleted, Path: path, Layer: c.layers.Origin(lower)})
 }
 
-// entry compares one entry of the edits.
+// entry compares one name that the edits have something for.
 func (c *comparison) entry(dir *Node, name string, lower *Node, path string) error {
 	n, err := c.tree.Lookup(dir, name, nil)
+	if errors.Is(err, unix.ENOENT) {
+		return c.deleted(lower, path)
+	}
 	if err != nil {
 		return err
 	}
 	defer c.tree.Release(n, 1)
+	if n.dir != nil && !n.upper().layer.edit {
+		return nil
+	}
 	d := Difference{Path: path}
 	if n.dir != nil {
-		from, err := n.upper().mark(xattrRedirect)
-		if err != nil {
-			return err
-		}
-		if from != "" {
-			d.From = from[1:]
-			if lower, err = c.lookup(d.From); err != nil {
+		if from := lowerPath(n); from != "" && from != join(lowerPath(dir), name) {
+			d.From = from
+			if lower, err = c.lookup(from); err != nil {
 				return err
 			}
 		}
@@ -206,8 +233,8 @@ func (c *comparison) kind(n, lower *Node, renamed bool) (Kind, error) {
 	case n.typ != lower.typ:
 		return Replaced, nil
 	case n.dir != nil:
-		if opaque, err := n.upper().mark(xattrOpaque); err != nil || opaque != "" {
-			return Replaced, err
+		if lowerPath(n) == "" {
+			return Replaced, nil // opaque
 		}
 	default:
 		if same, err := c.sameContent(n, lower); err != nil || !same {

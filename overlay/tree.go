@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,8 +21,9 @@ type Tree struct {
 	mu sync.RWMutex
 
 	layers []*Layer // bottom to top
-	edits  *Layer   // the topmost, where there are any
-	state  *state   // what is writable in the edits; nil when opened to read
+	edits  *Layer   // the topmost, where there are any; it changes with a checkpoint
+	epoch  atomic.Uint32
+	state  *state // what is writable in the edits; nil when opened to read
 	root   *Node
 
 	overrides *overrides
@@ -59,6 +61,7 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	t := &Tree{project: p, log: o.Logger, links: make(map[linkKey]*Node)}
+	t.epoch.Store(1)
 	t.dirs, t.files = newFDCaches()
 	defer func() {
 		if err != nil {
@@ -105,7 +108,7 @@ func (t *Tree) makeRoot() error {
 	t.root = &Node{typ: unix.S_IFDIR}
 	t.root.dir = &directory{stack: withAttached(t.stackBelow(len(t.layers))), overrides: t.overrides}
 	if t.edits != nil {
-		t.root.set(inEdits)
+		t.setInEdits(t.root)
 	}
 	var a attrs
 	if err := t.root.dirAttrs(&a); err != nil {

@@ -60,7 +60,7 @@ func (t *Tree) hostPath(n *Node) (path string, done func(), err error) {
 		fd, err := d.open()
 		return procPath(fd, "."), d.close, err
 	}
-	if n.at.dir == nil || n.is(dead) && n.is(inEdits) {
+	if n.at.dir == nil {
 		fd, h, err := t.fileLocked(n)
 		return procPath(fd, ""), func() { t.files.put(h) }, err
 	}

@@ -86,12 +86,12 @@ func (r *mountRequest) serve() (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, tree.Close()) }()
 	claim, err := claimState(r.project, mountState{PID: os.Getpid(), Mountpoint: r.dir})
 	if err != nil {
-		return err
+		return errors.Join(err, tree.Close())
 	}
-	defer func() { err = errors.Join(err, claim.release()) }()
+	// In this order: who waits for the claim may open the tree at once.
+	defer func() { err = errors.Join(err, tree.Close(), claim.release()) }()
 	// Before the mount, so that no signal can end the process under it.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
