@@ -368,9 +368,19 @@ func fill(t tb, root string) {
 	if err := unix.Stat(root, &st); err != nil {
 		t.Fatalf("%v", err)
 	}
-	const script = `mkdir "$0/new" && cd "$0/new" && for d in 1 2 3; do mkdir $d; for f in 1 2 3 4 5 6 7 8; do
-		echo $f > $d/$f; setfattr -n user.x -v y $d/$f; ln -s $f $d/l$f; done; done
-		! head -c 100G /dev/zero > zeros 2>/dev/null && cd / && rm -r "$0/new"`
+	const script = `set -e
+		mkdir "$0/new"
+		cd "$0/new"
+		for d in 1 2 3; do
+			mkdir $d
+			for f in 1 2 3 4 5 6 7 8; do
+				echo $f > $d/$f
+				setfattr -n user.x -v y $d/$f
+				ln -s $f $d/l$f
+			done
+		done
+		if head -c 10G /dev/zero > zeros 2>/dev/null; then echo "is never full"; exit 1; fi
+		rm -r "$0/new"`
 	if out, err := exec.Command("sh", "-c", script, root).CombinedOutput(); err != nil {
 		t.Fatalf("fill: %v\n%s", err, out)
 	}
