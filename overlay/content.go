@@ -19,6 +19,8 @@ func (t *Tree) Read(n *Node, p []byte, off int64) (int, error) {
 
 // Write writes to a regular file at off, which copies it up first.
 func (t *Tree) Write(n *Node, p []byte, off int64) (int, error) {
+	t.freeze.RLock()
+	defer t.freeze.RUnlock()
 	fd, h, err := t.writable(n, -1)
 	if err != nil {
 		return 0, err
@@ -55,6 +57,8 @@ func (t *Tree) Seek(n *Node, off int64, whence int) (int64, error) {
 
 // Allocate is fallocate(2): mode holds its FALLOC_FL flags.
 func (t *Tree) Allocate(n *Node, mode uint32, off, length int64) error {
+	t.freeze.RLock()
+	defer t.freeze.RUnlock()
 	fd, h, err := t.writable(n, -1)
 	if err != nil {
 		return err
@@ -66,6 +70,8 @@ func (t *Tree) Allocate(n *Node, mode uint32, off, length int64) error {
 // CopyRange copies between files as copy_file_range(2) does and returns how
 // much, which may be less than length.
 func (t *Tree) CopyRange(src *Node, srcOff int64, dst *Node, dstOff int64, length int) (int, error) {
+	t.freeze.RLock()
+	defer t.freeze.RUnlock()
 	out, outH, err := t.writable(dst, -1)
 	if err != nil {
 		return 0, err

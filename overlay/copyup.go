@@ -84,6 +84,9 @@ func (t *Tree) dirUp(n *Node) error {
 		return unix.ENOENT
 	case t.inEdits(n):
 		return nil
+	case n.upper().layer == t.edits: // after a checkpoint that was taken back
+		t.setInEdits(n)
+		return nil
 	}
 	if err := t.dirUp(n.parent); err != nil {
 		return err
@@ -168,6 +171,11 @@ func (t *Tree) copyUp(n *Node, size int64) error {
 		return nil
 	}
 	t.mu.Lock()
+	if n.at.dir != nil && n.at.dir.layer == t.edits { // after a checkpoint that was taken back
+		t.reopen(n)
+		t.mu.Unlock()
+		return nil
+	}
 	snap, err := t.prepareCopy(n)
 	t.mu.Unlock()
 	if err != nil {
@@ -194,6 +202,15 @@ func (t *Tree) copyUp(n *Node, size int64) error {
 		}
 		return nil
 	})
+}
+
+// reopen makes n part of the edits where it is: they were frozen, and aren't
+// any more. What it has open was opened to read.
+func (t *Tree) reopen(n *Node) {
+	t.setInEdits(n)
+	if h := n.fh.Swap(nil); h != nil {
+		t.files.retire(h)
+	}
 }
 
 // prepareCopy makes the place that a copy of n goes to and says what it gets.
@@ -253,7 +270,7 @@ func (t *Tree) installCopy(n *Node, snap *snapshot, work int, temp string, fd in
 		if ok, err := n.at.dir.stat(n.at.name, &lower); err != nil || !ok {
 			return errors.Join(err, unix.ESTALE)
 		}
-		if err := t.index.add(work, temp, indexKey(n.at.dir.layer, &lower)); err != nil {
+		if err := t.state.index.add(work, temp, indexKey(n.at.dir.layer, &lower)); err != nil {
 			return err
 		}
 		st.Nlink++

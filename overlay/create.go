@@ -72,7 +72,7 @@ func (t *Tree) make(dir *Node, name string, m meta, content string) (*Node, erro
 	if n.typ == unix.S_IFDIR {
 		_ = unix.Close(fd)
 		n.at = place{}
-		n.dir = &directory{stack: []*hostDir{{layer: t.edits, parent: up, name: name}}, loaded: true}
+		n.dir = &directory{stack: []*hostDir{{layer: t.edits, parent: up, name: name}}, loaded: true, edits: t.edits}
 	} else {
 		t.keepOpen(n, fd)
 	}
@@ -104,6 +104,9 @@ func (t *Tree) free(dir *Node, name string) error {
 		return err
 	}
 	if err := t.load(dir); err != nil {
+		return err
+	}
+	if err := t.lowered(dir.dir); err != nil {
 		return err
 	}
 	if dir.dir.alive(name) != nil {

@@ -25,8 +25,8 @@
 //
 // All methods of Tree are safe for concurrent use. One lock covers the names:
 // changing operations hold it exclusively, looking ones shared. Contents are
-// read, written and copied up without it. The order of locks is Node.up,
-// Tree.mu, directory.mu, then the caches' own.
+// read, written and copied up without it. The order of locks is Tree.freeze,
+// Node.up, Tree.mu, directory.mu, then the caches' own.
 //
 // # Errors
 //

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -30,12 +31,12 @@ const (
 type state struct {
 	lock  *os.File
 	work  *hostDir
-	index *hostDir
+	index *index
 	temp  atomic.Uint64
 }
 
-// openEdits adds the edits to the layers.
-func (t *Tree) openEdits(writable bool) error {
+// openEdits adds the edits to the layers, up to a checkpoint if one is named.
+func (t *Tree) openEdits(writable bool, upTo string) error {
 	dir := filepath.Join(t.project.StateDir(), editsName)
 	if writable {
 		if err := t.prepareState(dir); err != nil {
@@ -52,27 +53,38 @@ func (t *Tree) openEdits(writable bool) error {
 	if err != nil {
 		return err
 	}
-	for i, n := range stack {
-		l := &Layer{Name: "checkpoint " + n, Dir: filepath.Join(dir, n, "root"), recorded: true, edit: true}
-		if i == len(stack)-1 {
-			l.Name = editsName
-			t.edits = l
+	for _, n := range stack {
+		if upTo != "" && n > upTo {
+			break
 		}
-		t.layers = append(t.layers, l)
+		t.pushEdits(filepath.Join(dir, n, "root"))
 	}
 	if t.edits == nil {
-		return nil
-	}
-	// Relative to the layer's root, as every access is.
-	l := t.edits
-	l.root = &hostDir{layer: l}
-	t.index.dir = &hostDir{layer: l, parent: l.root, name: "../index"}
-	if writable {
-		t.state.work = &hostDir{layer: l, parent: l.root, name: "../work"}
-		t.state.index = t.index.dir
+		return fmt.Errorf("%s: no checkpoint %s", dir, upTo)
 	}
 	return nil
 }
+
+// pushEdits puts a layer of edits on top.
+func (t *Tree) pushEdits(dir string) {
+	if t.edits != nil {
+		t.edits.Name = "checkpoint " + t.edits.id()
+	}
+	l := &Layer{Name: editsName, Dir: dir, recorded: true, edit: true}
+	l.root = &hostDir{layer: l}
+	t.layers = append(slices.Clip(t.layers), l) // who holds the old slice keeps it
+	t.edits = l
+	// Relative to the layer's root, as every access is.
+	x := &index{dir: &hostDir{layer: l, parent: l.root, name: "../index"}}
+	t.indexes = append(t.indexes, x)
+	if t.state != nil {
+		t.state.work = &hostDir{layer: l, parent: l.root, name: "../work"}
+		t.state.index = x
+	}
+}
+
+// id is the name of an edits layer's directory in the stack.
+func (l *Layer) id() string { return filepath.Base(filepath.Dir(l.Dir)) }
 
 // prepareState makes the state directory, takes the lock and makes the first
 // edits.
@@ -222,9 +234,9 @@ func (t *Tree) startRoot() error {
 	}
 	t.root.dir.stack = lower
 	snap, err := t.snapshot(t.root)
-	if err == nil {
-		err = snap.apply(top)
-	}
 	t.root.dir.stack = append([]*hostDir{top}, lower...)
-	return err
+	if err != nil {
+		return err
+	}
+	return snap.apply(top)
 }

@@ -2,9 +2,12 @@ package overlay
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/pkg/xattr"
 	"golang.org/x/sys/unix"
 )
 
@@ -112,4 +115,28 @@ func openRetry(dirfd int, name string, flags int, mode uint32) (int, error) {
 			return fd, err
 		}
 	}
+}
+
+// allXattrs returns all attributes of the directory as one text, to compare.
+func (d *hostDir) allXattrs() (string, error) {
+	fd, err := d.open()
+	if err != nil {
+		return "", err
+	}
+	defer d.close()
+	path := procPath(fd, ".")
+	names, err := xattr.LList(path)
+	if err != nil {
+		return "", err
+	}
+	slices.Sort(names)
+	var b strings.Builder
+	for _, name := range names {
+		v, err := xattr.LGet(path, name)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, "%q=%q\n", name, v)
+	}
+	return b.String(), nil
 }

@@ -12,7 +12,7 @@ import (
 // file with several, as overlayfs does with index=on. An entry is a hard link
 // of the copy, named after the lower inode.
 type index struct {
-	dir  *hostDir // nil when there are no edits
+	dir  *hostDir
 	mu   sync.Mutex
 	keys map[string]bool // nil until first needed
 }
@@ -41,22 +41,33 @@ func (x *index) has(key string) (bool, error) {
 }
 
 // fromIndex makes n, a file of a lower layer with several names, stand for
-// its copy when it was copied up through another name.
+// its copy when it was copied up through another name; and, when that is
+// frozen in a checkpoint, for the copy's copy.
 func (t *Tree) fromIndex(n *Node, a *attrs) error {
-	if t.index.dir == nil {
-		return nil
+	for _, x := range t.indexes {
+		if x.dir.layer.rank <= n.at.dir.layer.rank {
+			continue
+		}
+		key := indexKey(n.at.dir.layer, &a.st)
+		if ok, err := x.has(key); err != nil || !ok {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		ok, err := x.dir.look(key, a)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		n.at = place{x.dir, key}
+		n.hostIno = a.st.Ino
+		if x.dir.layer == t.edits {
+			t.setInEdits(n)
+		}
 	}
-	key := indexKey(n.at.dir.layer, &a.st)
-	if ok, err := t.index.has(key); err != nil || !ok {
-		return err
-	}
-	ok, err := t.index.dir.look(key, a)
-	if err != nil || !ok {
-		return err
-	}
-	n.at = place{t.index.dir, key}
-	n.hostIno = a.st.Ino
-	t.setInEdits(n)
 	return nil
 }
 

@@ -60,7 +60,7 @@ const inoBits = 40
 func numberLayers(layers []*Layer) {
 	taken := map[uint64]bool{0: true}
 	for _, l := range layers {
-		if l.writable() {
+		if l.edit {
 			continue
 		}
 		h := fnv.New32a()

@@ -14,6 +14,8 @@ func (t *Tree) Link(n, dir *Node, name string) error {
 	case n.dir != nil:
 		return unix.EPERM
 	}
+	t.freeze.RLock()
+	defer t.freeze.RUnlock()
 	if err := t.copyUp(n, -1); err != nil {
 		return err
 	}

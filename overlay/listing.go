@@ -24,6 +24,7 @@ type directory struct {
 	ents   []dirent
 	sorted int
 	added  map[string]int32
+	edits  *Layer // the newest when dirent.lower was found; see lowered
 	next   uint32 // the last cookie given
 
 	overrides *overrides // of what is in it; nil for most
@@ -126,7 +127,36 @@ func (t *Tree) load(n *Node) error {
 		ents[i].cookie = uint32(i + 1)
 	}
 	d.ents, d.sorted, d.added, d.next = ents, len(ents), nil, uint32(len(ents))
-	d.loaded = true
+	d.loaded, d.edits = true, t.edits
+	return nil
+}
+
+// lowered makes dirent.lower right after a checkpoint was made: all that there
+// is lies below the edits then; or taken back. t.mu is held exclusively.
+func (t *Tree) lowered(d *directory) error {
+	if d.edits == t.edits {
+		return nil
+	}
+	below := make(map[string]bool)
+	if d.edits.rank > t.edits.rank {
+		fresh, err := readStack(d.stack)
+		if err != nil {
+			return err
+		}
+		for i := range fresh {
+			below[fresh[i].name] = fresh[i].lower
+		}
+	} else {
+		for i := range d.ents {
+			if !d.ents[i].dead {
+				below[d.ents[i].name] = true
+			}
+		}
+	}
+	for i := range d.ents {
+		d.ents[i].lower = below[d.ents[i].name] && (!d.ents[i].dead || d.find(d.ents[i].name) == i)
+	}
+	d.edits = t.edits
 	return nil
 }
 

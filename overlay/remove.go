@@ -39,7 +39,15 @@ func (t *Tree) victim(dir *Node, name string) (*Node, error) {
 	if t.state == nil {
 		return nil, unix.EROFS
 	}
-	return t.lookup(dir, name, nil)
+	n, err := t.lookup(dir, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.lowered(dir.dir); err != nil {
+		t.done(n)
+		return nil, err
+	}
+	return n, nil
 }
 
 // done gives back a reference under t.mu.

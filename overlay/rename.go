@@ -34,6 +34,8 @@ func (t *Tree) Rename(oldDir *Node, oldName string, newDir *Node, newName string
 		t: t, oldDir: oldDir, oldName: oldName, newDir: newDir, newName: newName,
 		exchange: flags == unix.RENAME_EXCHANGE,
 	}
+	t.freeze.RLock()
+	defer t.freeze.RUnlock()
 	for {
 		if err := r.copyUp(); err != nil {
 			return err
@@ -91,6 +93,9 @@ func (r *renaming) locked(flags uint32) (bool, error) {
 	}
 	if r.dst != nil && flags == unix.RENAME_NOREPLACE {
 		return false, unix.EEXIST
+	}
+	if err := errors.Join(t.lowered(r.oldDir.dir), t.lowered(r.newDir.dir)); err != nil {
+		return false, err
 	}
 	if r.dst == r.src {
 		return true, nil // also two names of one file: rename(2)

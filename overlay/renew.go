@@ -34,6 +34,11 @@ func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *ne
 	if err != nil {
 		return err
 	}
+	if t.edits != nil {
+		if err := t.lowered(d); err != nil {
+			return err
+		}
+	}
 	seen := make(map[string]bool, len(fresh))
 	for i := range fresh {
 		f := &fresh[i]

@@ -30,6 +30,8 @@ func (t *Tree) SetAttr(n *Node, c *Change) error {
 	if t.state == nil {
 		return unix.EROFS
 	}
+	t.freeze.RLock()
+	defer t.freeze.RUnlock()
 	if c.Size != nil {
 		if err := t.truncate(n, *c.Size); err != nil {
 			return err
@@ -118,6 +120,8 @@ func (t *Tree) KillSuid(n *Node) error {
 	if n.typ != unix.S_IFREG {
 		return nil
 	}
+	t.freeze.RLock()
+	defer t.freeze.RUnlock()
 	var e Entry
 	if err := t.Stat(n, &e); err != nil || withoutSetID(e.Mode) == e.Mode {
 		return err

@@ -30,11 +30,15 @@ type Tree struct {
 
 	dirs, files *fdCache
 
+	// freeze is held shared while content or attributes of the edits change
+	// without mu, and exclusively to make a checkpoint.
+	freeze sync.RWMutex
+
 	// links are the nodes of files with several names in a layer.
 	linkMu sync.Mutex
 	links  map[linkKey]*Node
 
-	index index
+	indexes []*index // one for each of the edits, oldest first
 
 	watch *watcher // nil until Watch
 }
@@ -47,6 +51,10 @@ type Options struct {
 
 	// WithoutEdits leaves the edits out: the layers alone.
 	WithoutEdits bool
+
+	// Checkpoint opens the edits as they were at that checkpoint, to read; ""
+	// as they are now.
+	Checkpoint string
 
 	// Logger takes warnings; nil for none.
 	Logger *slog.Logger
@@ -72,7 +80,7 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 		return nil, err
 	}
 	if !o.WithoutEdits {
-		if err := t.openEdits(!o.ReadOnly); err != nil {
+		if err := t.openEdits(!o.ReadOnly, o.Checkpoint); err != nil {
 			return nil, err
 		}
 	}

@@ -157,6 +157,8 @@ func (t *Tree) SetXattr(n *Node, name string, value []byte, flags int) error {
 	if err != nil {
 		return err
 	}
+	t.freeze.RLock()
+	defer t.freeze.RUnlock()
 	return t.change(n, func(fd int) error { return unix.Fsetxattr(fd, host, value, flags) })
 }
 
@@ -166,6 +168,8 @@ func (t *Tree) RemoveXattr(n *Node, name string) error {
 	if err != nil {
 		return err
 	}
+	t.freeze.RLock()
+	defer t.freeze.RUnlock()
 	if _, err := t.GetXattr(n, name); err != nil {
 		return err // before a copy-up that nothing needs
 	}

@@ -1,0 +1,221 @@
+package overlay
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Checkpoint is the edits, frozen at a moment: the layers of the stack up to
+// one. What is written later goes to a new layer on top.
+type Checkpoint struct {
+	ID   string    `json:"id"` // the layer's name in the stack, "0001"
+	Name string    `json:"name,omitempty"`
+	Time time.Time `json:"time"`
+}
+
+// checkpointFile is in the directory of a frozen layer.
+const checkpointFile = "checkpoint.json"
+
+// Checkpoint freezes the edits as they are and goes on in an empty layer: one
+// step, whatever there is. Where nothing was edited since the last checkpoint,
+// it returns that one. c.ID is ignored. What programs have mapped and not yet
+// synced is not part of it.
+func (t *Tree) Checkpoint(c Checkpoint) (Checkpoint, error) {
+	if t.state == nil {
+		return Checkpoint{}, unix.EROFS
+	}
+	// Most of what must reach the disk does so while others may still write.
+	if err := t.syncEdits(); err != nil {
+		return Checkpoint{}, err
+	}
+	frozen, err := t.push(&c)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("checkpoint: %w", err)
+	}
+	if !frozen {
+		return c, nil
+	}
+	return c, t.syncEdits()
+}
+
+// push makes the new layer; false when the old one has nothing to freeze.
+func (t *Tree) push(c *Checkpoint) (bool, error) {
+	t.freeze.Lock()
+	defer t.freeze.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	stackDir := filepath.Dir(filepath.Dir(t.edits.Dir))
+	if last, ok, err := t.unchanged(stackDir); err != nil || ok {
+		*c = last
+		return false, err
+	}
+	id := t.edits.id()
+	number, err := strconv.Atoi(id)
+	if err != nil {
+		return false, err
+	}
+	snap, err := t.snapshot(t.root)
+	if err != nil {
+		return false, err
+	}
+	c.ID = id
+	if err := writeCheckpoint(filepath.Join(stackDir, id), c); err != nil {
+		return false, err
+	}
+	next := fmt.Sprintf("%0*d", len(firstEdits), number+1)
+	if err := newEdits(stackDir, next, snap); err != nil {
+		return false, err
+	}
+	t.pushEdits(filepath.Join(stackDir, next, "root"))
+	if err := t.edits.open(t, len(t.layers)-1); err != nil {
+		return false, err
+	}
+	t.epoch.Add(1)
+	t.root.dir.stack = append([]*hostDir{t.edits.root}, t.root.dir.stack...)
+	t.setInEdits(t.root)
+	return true, nil
+}
+
+// unchanged returns the last checkpoint when the edits on top of it are empty.
+func (t *Tree) unchanged(stackDir string) (Checkpoint, bool, error) {
+	all, err := readCheckpoints(stackDir)
+	if err != nil || len(all) == 0 {
+		return Checkpoint{}, false, err
+	}
+	names, err := readNames(t.edits.root)
+	if err != nil || len(names) > 0 {
+		return Checkpoint{}, false, err
+	}
+	below := t.root.dir.stack[1].layer
+	if !below.edit {
+		return Checkpoint{}, false, nil
+	}
+	same, err := sameMarks(t.edits.root, below.root)
+	return all[len(all)-1], same, err
+}
+
+// sameMarks tells whether two edits' roots have the same attributes.
+func sameMarks(a, b *hostDir) (bool, error) {
+	x, err := a.allXattrs()
+	if err != nil {
+		return false, err
+	}
+	y, err := b.allXattrs()
+	return x == y, err
+}
+
+// newEdits makes the directory of an empty layer with the root's attributes.
+// It appears whole.
+func newEdits(stackDir, id string, root *snapshot) error {
+	tmp, err := os.MkdirTemp(stackDir, ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp) //nolint:errcheck // gone when it was renamed
+	for _, sub := range []string{"root", "work", "index"} {
+		if err := os.Mkdir(filepath.Join(tmp, sub), 0o755); err != nil {
+			return err
+		}
+	}
+	err = withDirFd(unix.AT_FDCWD, filepath.Join(tmp, "root"), func(fd int) error {
+		return root.applyFd(fd, 0)
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(stackDir, id))
+}
+
+// syncEdits brings the filesystem of the edits to the disk.
+func (t *Tree) syncEdits() error {
+	dir, err := os.Open(t.project.StateDir())
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close())
+}
+
+func writeCheckpoint(dir string, c *Checkpoint) error {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(dir, "."+checkpointFile)
+	if err := os.WriteFile(tmp, append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(dir, checkpointFile))
+}
+
+// Checkpoints lists the project's checkpoints, oldest first.
+func (p *Project) Checkpoints() ([]Checkpoint, error) {
+	all, err := readCheckpoints(filepath.Join(p.StateDir(), editsName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return all, err
+}
+
+func readCheckpoints(stackDir string) ([]Checkpoint, error) {
+	stack, err := editsStack(stackDir)
+	if err != nil || len(stack) == 0 {
+		return nil, err
+	}
+	var all []Checkpoint
+	for _, id := range stack[:len(stack)-1] { // the last one is being written
+		c := Checkpoint{ID: id}
+		text, err := os.ReadFile(filepath.Join(stackDir, id, checkpointFile))
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(text, &c); err != nil {
+			return nil, fmt.Errorf("%s: %w", filepath.Join(stackDir, id, checkpointFile), err)
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// Uncheckpoint takes the newest checkpoint back if nothing was edited since:
+// what an export needed for its moment leaves no trace.
+func (t *Tree) Uncheckpoint(id string) error {
+	if t.state == nil {
+		return unix.EROFS
+	}
+	t.freeze.Lock()
+	defer t.freeze.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	stackDir := filepath.Dir(filepath.Dir(t.edits.Dir))
+	last, ok, err := t.unchanged(stackDir)
+	if err != nil || !ok || last.ID != id {
+		return err
+	}
+	top := t.edits
+	below := t.layers[top.rank-1]
+	gone := filepath.Join(stackDir, ".gone-"+top.id())
+	if err := os.Rename(filepath.Join(stackDir, top.id()), gone); err != nil {
+		return err
+	}
+	t.layers = t.layers[:top.rank]
+	t.indexes = t.indexes[:len(t.indexes)-1]
+	t.edits = below
+	t.edits.Name = editsName
+	t.state.index = t.indexes[len(t.indexes)-1]
+	t.state.work = &hostDir{layer: below, parent: below.root, name: "../work"}
+	t.root.dir.stack = t.root.dir.stack[1:]
+	t.epoch.Add(^uint32(0)) // what was in these edits then, is again
+	t.setInEdits(t.root)
+	err = os.Remove(filepath.Join(stackDir, below.id(), checkpointFile))
+	return errors.Join(err, os.RemoveAll(gone))
+}

@@ -1,0 +1,147 @@
+package overlay
+
+import (
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// openAt opens the tree as it was at a checkpoint.
+func openAt(t *testing.T, p *Project, id string) *Tree {
+	t.Helper()
+	tree, err := Open(p, Options{ReadOnly: true, Checkpoint: id})
+	must(t, err)
+	t.Cleanup(func() { must(t, tree.Close()) })
+	return tree
+}
+
+func TestCheckpointIsAMoment(t *testing.T) {
+	p := editProject(t)
+	tree := open(t, p)
+	hold(t, tree, tree.Root())
+	edits(t, tree)
+	before := dump(t, tree)
+	c, err := tree.Checkpoint(Checkpoint{Name: "one"})
+	must(t, err)
+	if got := dump(t, tree); got != before {
+		t.Errorf("a checkpoint changed the tree to\n%s", got)
+	}
+
+	// Everything again, on top of what is frozen.
+	root, etc := tree.Root(), at(t, tree, "etc")
+	_, err = tree.Write(at(t, tree, "etc/hard"), []byte("CONF"), 0)
+	must(t, err)
+	must(t, tree.Unlink(etc, "link"))
+	must(t, tree.Rename(at(t, tree, "new"), "moved", root, "back", 0))
+	must(t, tree.Unlink(root, "null"))
+	_, err = tree.Mkdir(root, "null", 0o700, Owner{})
+	must(t, err)
+	must(t, tree.Rename(root, "back", root, "again", 0))
+	must(t, tree.Unlink(at(t, tree, "new"), "file"))
+	must(t, tree.Rmdir(root, "new"))
+	after := dump(t, tree)
+	for _, want := range []string{`etc/conf 100644 0:0 "CONF!"`, `etc/hard 100644 0:0 "CONF!"`, `again/sub/x 100644 0:0 "x"`, `null 40700 0:0`} {
+		if !strings.Contains(after, want+"\n") {
+			t.Errorf("no %q in\n%s", want, after)
+		}
+	}
+	if got := dump(t, openAt(t, p, c.ID)); sorted(got) != sorted(before) {
+		t.Errorf("the checkpoint is\n%s\nand was\n%s", got, before)
+	}
+	c2, err := tree.Checkpoint(Checkpoint{Name: "two"})
+	must(t, err)
+	if same, err := tree.Checkpoint(Checkpoint{}); err != nil || same.ID != c2.ID {
+		t.Errorf("nothing changed since %s, and %v %v", c2.ID, same, err)
+	}
+	if got := dump(t, openAt(t, p, c2.ID)); sorted(got) != sorted(after) {
+		t.Errorf("the second checkpoint is\n%s\nand was\n%s", got, after)
+	}
+	must(t, tree.Close())
+	tree = open(t, p)
+	if got := dump(t, tree); sorted(got) != sorted(after) {
+		t.Errorf("opened again\n%s\nand was\n%s", got, after)
+	}
+	all, err := p.Checkpoints()
+	if err != nil || len(all) != 2 || all[0].Name != "one" || all[1].Name != "two" {
+		t.Errorf("checkpoints %v, %v", all, err)
+	}
+}
+
+func sorted(lines string) string {
+	l := strings.Split(lines, "\n")
+	sortLines(l)
+	return strings.Join(l, "\n")
+}
+
+func TestUncheckpointLeavesNoTrace(t *testing.T) {
+	p := editProject(t)
+	tree := open(t, p)
+	edits(t, tree)
+	must(t, tree.Unlink(tree.Root(), "null"))
+	must(t, tree.Rmdir(tree.Root(), "srv")) // a whiteout
+	c, err := tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	hold(t, tree, tree.Root()) // seen while it was frozen
+	buf := make([]byte, 4)
+	_, err = tree.Read(at(t, tree, "etc/conf"), buf, 0)
+	must(t, err)
+	must(t, tree.Uncheckpoint(c.ID))
+	if all, err := p.Checkpoints(); err != nil || len(all) != 0 {
+		t.Errorf("left: %v, %v", all, err)
+	}
+	ino := inoOf(t, tree, "etc/conf")
+	_, err = tree.Write(at(t, tree, "etc/conf"), []byte("C"), 0)
+	must(t, err)
+	_, err = tree.Mkdir(tree.Root(), "srv", 0o755, Owner{}) // over its whiteout, so opaque
+	must(t, err)
+	must(t, tree.Close())
+	tree = open(t, p)
+	want := make([]string, 0, len(edited))
+	for _, line := range edited {
+		if !strings.HasPrefix(line, "null ") {
+			want = append(want, strings.ReplaceAll(line, `"conf!"`, `"Conf!"`))
+		}
+	}
+	expect(t, tree, want...)
+	if again := inoOf(t, tree, "etc/hard"); again != ino {
+		t.Errorf("inode %d became %d", ino, again)
+	}
+}
+
+func TestUncheckpointKeepsWhatWasEditedSince(t *testing.T) {
+	tree := open(t, project(t, "user/sysconfig/f one"))
+	c, err := tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	_, err = tree.Write(at(t, tree, "f"), []byte("two"), 0)
+	must(t, err)
+	must(t, tree.Uncheckpoint(c.ID))
+	if all, err := tree.Project().Checkpoints(); err != nil || len(all) != 1 {
+		t.Errorf("checkpoints %v, %v", all, err)
+	}
+	expect(t, tree, `f 100644 0:0 "two"`)
+}
+
+func TestFrozenHardLinksStayLinked(t *testing.T) {
+	p := project(t, "user/sysconfig/a one")
+	in(t, p, `ln user/sysconfig/a user/sysconfig/b`)
+	tree := open(t, p)
+	for i, text := range []string{"two", "six", "ten"} {
+		name := []string{"a", "b", "a"}[i]
+		_, err := tree.Write(at(t, tree, name), []byte(text), 0)
+		must(t, err)
+		expect(t, tree, `a 100644 0:0 "`+text+`"`, `b 100644 0:0 "`+text+`"`)
+		_, err = tree.Checkpoint(Checkpoint{})
+		must(t, err)
+	}
+	var e Entry
+	if must(t, tree.Stat(at(t, tree, "b"), &e)); e.Nlink != 2 {
+		t.Errorf("%d links", e.Nlink)
+	}
+	expect(t, openAt(t, p, "0002"), `a 100644 0:0 "six"`, `b 100644 0:0 "six"`)
+	must(t, tree.Unlink(tree.Root(), "a"))
+	expect(t, tree, `b 100644 0:0 "ten"`)
+	if _, err := tree.Lookup(tree.Root(), "a", nil); err != unix.ENOENT { //nolint:errorlint // bare
+		t.Error(err)
+	}
+}
