@@ -1,7 +1,10 @@
 package fusefs
 
 import (
+	"errors"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
@@ -28,6 +31,11 @@ func (f *filesystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, o
 		return stale
 	}
 	n, err := f.tree.Create(dir, name, in.Mode&permissions, f.owner(&in.InHeader))
+	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
+		// It came through a layer, and the kernel hasn't heard yet. It looks
+		// again when told so, and opens what it finds.
+		return stale
+	}
 	out.OpenFlags = openFlags
 	return f.made("create", in.NodeId, n, err, &out.EntryOut)
 }

@@ -90,7 +90,7 @@ func mount(t *overlay.Tree, dir string, o *Options) (*Server, error) {
 		defer close(s.done)
 		srv.Serve()
 	}()
-	if err := t.Watch(announcer{srv}); err != nil {
+	if err := t.Watch(&announcer{server: srv}); err != nil {
 		// Without it, a change of a layer is seen when the kernel forgets.
 		o.Logger.Warn("changes of the layers won't be seen at once", "error", err)
 	}

@@ -1,0 +1,53 @@
+package fusefs
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// heard is what a kernel would be told.
+type heard []string
+
+func (h *heard) EntryNotify(parent uint64, name string) fuse.Status {
+	*h = append(*h, fmt.Sprintf("%d/%s", parent, name))
+	return fuse.OK
+}
+
+func (h *heard) InodeNotify(node uint64, _, _ int64) fuse.Status {
+	*h = append(*h, fmt.Sprint(node))
+	return fuse.OK
+}
+
+func TestNamesAreAnnouncedAgainOnceAnswersUnderWayHaveArrived(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := new(heard)
+		a := &announcer{server: h}
+		var dir, file, unknown overlay.Node
+		dir.Tag.Store(7)
+		file.Tag.Store(8)
+		a.NameChanged(&dir, "x")
+		a.NameChanged(&dir, "y")
+		a.NameChanged(&unknown, "z")
+		a.Changed(&file)
+		a.Changed(&unknown)
+		at := func(when string, want ...string) {
+			t.Helper()
+			if !slices.Equal(*h, want) {
+				t.Errorf("%s: heard %v, want %v", when, *h, want)
+			}
+		}
+		at("at once", "7/x", "7/y", "8")
+		time.Sleep(2 * echo)
+		at("later", "7/x", "7/y", "8", "7/x", "7/y")
+		a.NameChanged(&dir, "x")
+		time.Sleep(2 * echo)
+		at("the next time", "7/x", "7/y", "8", "7/x", "7/y", "7/x", "7/x")
+	})
+}
