@@ -145,3 +145,50 @@ func TestFrozenHardLinksStayLinked(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestRestore(t *testing.T) {
+	p := editProject(t)
+	tree := open(t, p)
+	layers := sorted(dump(t, tree))
+	edits(t, tree)
+	before := sorted(dump(t, tree))
+	c, err := tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	ruin := func() {
+		for _, name := range []string{"etc", "new", "bin"} {
+			must(t, tree.removeAll(tree.Root(), name))
+		}
+		_, err = tree.Create(tree.Root(), "etc", 0o600, Owner{}) // another type
+		must(t, err)
+	}
+	ruin()
+	from := openAt(t, p, c.ID)
+	for _, path := range []string{"etc", "/new/", "bin"} {
+		must(t, tree.Restore(from, path))
+	}
+	if got := sorted(dump(t, tree)); got != before {
+		t.Errorf("restored\n%s\nwant\n%s", got, before)
+	}
+	if a, b := inoOf(t, tree, "etc/conf"), inoOf(t, tree, "etc/hard"); a != b {
+		t.Error("hard links came apart")
+	}
+	v, err := tree.GetXattr(at(t, tree, "etc/conf"), "security.capability")
+	if err != nil || string(v) != "cap" {
+		t.Errorf("capability %q, %v", v, err)
+	}
+
+	ruin()
+	plain, err := Open(p, Options{ReadOnly: true, WithoutEdits: true})
+	must(t, err)
+	defer plain.Close()
+	for _, path := range []string{"etc", "bin/a", "bin", "lib", "srv"} {
+		must(t, tree.Restore(plain, path))
+	}
+	must(t, tree.Restore(plain, "null")) // which the layers don't have
+	if got := sorted(dump(t, tree)); got != layers {
+		t.Errorf("restored from the layers\n%s\nwant\n%s", got, layers)
+	}
+	if err := tree.Restore(plain, "no/such"); err != nil {
+		t.Errorf("in neither: %v", err)
+	}
+}
