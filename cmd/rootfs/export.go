@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -100,11 +101,11 @@ func exportProject(c *cli.Context, std streams, r *export.Request) (err error) {
 		return err
 	}
 	r.Log = logger(c, std.err)
-	state, tree, err := openForReading(project, overlay.Options{ReadOnly: true, Logger: r.Log})
+	state, tree, done, err := openMoment(project, r)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, tree.Close()) }()
+	defer func() { err = errors.Join(err, done()) }()
 	if err := checkOutputs(project, state, outputs(r)); err != nil {
 		return err
 	}
@@ -122,6 +123,65 @@ func exportProject(c *cli.Context, std streams, r *export.Request) (err error) {
 		return err
 	}
 	return printReport(c, std.out, report)
+}
+
+// openMoment opens the project as it is at one moment. Where it is mounted, the
+// daemon makes a checkpoint, which done takes back unless somebody wrote since.
+func openMoment(p *overlay.Project, r *export.Request) (state *mountState, tree *overlay.Tree, done func() error, err error) {
+	o := overlay.Options{ReadOnly: true, Logger: r.Log}
+	if state, _, err = readState(p); err != nil {
+		return nil, nil, nil, err
+	}
+	if state == nil {
+		tree, err = overlay.Open(p, o)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		return nil, tree, tree.Close, nil
+	}
+	if err := syncMapped(state.Mountpoint); err != nil {
+		return nil, nil, nil, err
+	}
+	writers := writersBeneath(state.Mountpoint)
+	moment := overlay.Checkpoint{Name: "export", Time: time.Now().UTC().Truncate(time.Second)}
+	reply, err := askDaemon(p, &controlRequest{Op: "checkpoint", Checkpoint: moment})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	back := func() error {
+		if reply.Checkpoint.Name != moment.Name {
+			return nil // somebody's own, since which nothing was edited
+		}
+		_, err := askDaemon(p, &controlRequest{Op: "uncheckpoint", Checkpoint: reply.Checkpoint})
+		return err
+	}
+	if err := beingWritten(writers, r); err != nil {
+		return nil, nil, nil, errors.Join(err, back())
+	}
+	o.Checkpoint = reply.Checkpoint.ID
+	if tree, err = overlay.Open(p, o); err != nil {
+		return nil, nil, nil, errors.Join(err, back())
+	}
+	return state, tree, func() error { return errors.Join(tree.Close(), back()) }, nil
+}
+
+// beingWritten warns of files that may be half written in the export; an error
+// when that was asked for.
+func beingWritten(writers []writtenFile, r *export.Request) error {
+	if len(writers) == 0 {
+		return nil
+	}
+	names := make([]string, 0, len(writers))
+	for _, w := range writers {
+		names = append(names, w.String())
+	}
+	if r.Strict {
+		return fmt.Errorf("still open to be written: %s: close them and export again, or leave out --strict", strings.Join(names, ", "))
+	}
+	for _, name := range names {
+		r.Log.Warn("still open to be written, and exported as it is at this moment: " + name)
+	}
+	return nil
 }
 
 // metered runs an export with its progress shown.

@@ -101,6 +101,11 @@ func (r *mountRequest) serve() (err error) {
 	if err != nil {
 		return err
 	}
+	stop, err := serveControl(r.project, tree, r.log)
+	if err != nil {
+		return errors.Join(err, server.Unmount())
+	}
+	defer stop()
 	go r.unmountOnSignal(server, signals)
 	if isDaemon() {
 		if err := detach(r.project); err != nil {

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+func checkpointCommand(std streams) *cli.Command {
+	return &cli.Command{
+		Name:      "checkpoint",
+		Usage:     "freeze the edits as they are, to return to",
+		ArgsUsage: "[NAME]",
+		Description: "What is edited later goes on top; nothing is copied. Where nothing was edited since\n" +
+			"the last checkpoint, that one is named.",
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 1 {
+				return usagef(c, "takes one name at most")
+			}
+			project, err := findProject(c)
+			if err != nil {
+				return err
+			}
+			made := overlay.Checkpoint{Name: c.Args().First(), Time: time.Now().UTC().Truncate(time.Second)}
+			reply, err := edit(project, logger(c, std.err), &controlRequest{Op: "checkpoint", Checkpoint: made})
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				return json.NewEncoder(std.out).Encode(reply.Checkpoint)
+			}
+			_, err = fmt.Fprintln(std.out, reply.Checkpoint.ID)
+			return err
+		},
+	}
+}
+
+func logCommand(std streams) *cli.Command {
+	return &cli.Command{
+		Name:        "log",
+		Usage:       "list the checkpoints, newest first",
+		Description: "One line a checkpoint on stdout: its id, its time, its name.",
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef(c, "takes no arguments")
+			}
+			project, err := findProject(c)
+			if err != nil {
+				return err
+			}
+			all, err := project.Checkpoints()
+			if err != nil {
+				return err
+			}
+			slices.Reverse(all)
+			enc := json.NewEncoder(std.out)
+			for _, cp := range all {
+				if c.Bool("json") {
+					err = enc.Encode(cp)
+				} else {
+					line := cp.ID + "  " + cp.Time.Local().Format(time.DateTime) + "  " + quoted(cp.Name)
+					_, err = fmt.Fprintln(std.out, strings.TrimRight(line, " "))
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func restoreCommand(std streams) *cli.Command {
+	return &cli.Command{
+		Name:      "restore",
+		Usage:     "make paths what they were at a checkpoint, or in the layers",
+		ArgsUsage: "[CHECKPOINT] PATH…",
+		Description: "A checkpoint is given by its id or its name (see rootfs log). Without one, the edits of\n" +
+			"the paths are dropped. Paths are those of the root filesystem: /etc/passwd.",
+		Action: func(c *cli.Context) error {
+			project, err := findProject(c)
+			if err != nil {
+				return err
+			}
+			all, err := project.Checkpoints()
+			if err != nil {
+				return err
+			}
+			args := c.Args().Slice()
+			request := &controlRequest{Op: "restore"}
+			if len(args) > 0 {
+				// The newest of a name.
+				for _, cp := range slices.Backward(all) {
+					if args[0] == cp.ID || args[0] == cp.Name {
+						request.Checkpoint, args = cp, args[1:]
+						break
+					}
+				}
+			}
+			if len(args) == 0 {
+				return usagef(c, "name the paths to restore")
+			}
+			if request.Checkpoint.ID == "" && len(args) > 1 && !strings.HasPrefix(args[0], "/") && strings.HasPrefix(args[1], "/") {
+				return fmt.Errorf("%s: no such checkpoint; see: rootfs log", quoted(args[0]))
+			}
+			for _, arg := range args {
+				request.Paths = append(request.Paths, strings.TrimPrefix(path.Clean("/"+arg), "/"))
+			}
+			_, err = edit(project, logger(c, std.err), request)
+			return err
+		},
+	}
+}

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// A mounted project is changed by its daemon alone. Verbs that change it ask
+// the daemon, over a socket in the state directory that only its owner can
+// connect to: one request and one reply, a line of JSON each.
+
+// controlRequest asks for one thing.
+type controlRequest struct {
+	Op         string             `json:"op"` // checkpoint, uncheckpoint, restore
+	Checkpoint overlay.Checkpoint `json:"checkpoint,omitzero"`
+	Paths      []string           `json:"paths,omitempty"` // relative to the root
+}
+
+// controlReply is what came of it.
+type controlReply struct {
+	Error      string             `json:"error,omitempty"`
+	Checkpoint overlay.Checkpoint `json:"checkpoint,omitzero"`
+}
+
+const controlName = "control"
+
+// withSocket calls do with a path of the control socket that is short enough
+// for a socket address (sun_path holds 108 bytes), however deep the project is.
+func withSocket(p *overlay.Project, do func(path string) error) error {
+	dir, err := os.Open(p.StateDir())
+	if err != nil {
+		return err
+	}
+	defer dir.Close() //nolint:errcheck // only a way to the socket
+	return do(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), controlName))
+}
+
+// controlServer answers for a daemon.
+type controlServer struct {
+	tree     *overlay.Tree
+	log      *slog.Logger
+	listener net.Listener
+	requests sync.WaitGroup
+	file     string
+}
+
+// serveControl answers requests until stop is called.
+func serveControl(p *overlay.Project, tree *overlay.Tree, log *slog.Logger) (stop func(), err error) {
+	s := &controlServer{tree: tree, log: log, file: filepath.Join(p.StateDir(), controlName)}
+	if err := os.Remove(s.file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	err = withSocket(p, func(path string) error {
+		listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			return err
+		}
+		listener.SetUnlinkOnClose(false) // the path is this function's
+		s.listener = listener
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(s.file, 0o600); err != nil {
+		return nil, errors.Join(err, s.listener.Close())
+	}
+	go s.accept()
+	return s.stop, nil
+}
+
+func (s *controlServer) stop() {
+	_ = s.listener.Close()
+	_ = os.Remove(s.file)
+	s.requests.Wait()
+}
+
+func (s *controlServer) accept() {
+	for {
+		conn, err := s.listener.Accept()
+		if err != nil {
+			return // closed
+		}
+		s.requests.Go(func() { s.answer(conn) })
+	}
+}
+
+// requestLimit is how long a client may take to say what it wants.
+const requestLimit = 5 * time.Second
+
+func (s *controlServer) answer(conn net.Conn) {
+	defer conn.Close() //nolint:errcheck // the client sees a missing reply
+	_ = conn.SetReadDeadline(time.Now().Add(requestLimit))
+	var request controlRequest
+	if err := json.NewDecoder(conn).Decode(&request); err != nil {
+		s.log.Debug("control: unreadable request", "error", err)
+		return
+	}
+	reply, err := perform(s.tree, &request)
+	if err != nil {
+		reply.Error = oneLine(err)
+	}
+	if err := json.NewEncoder(conn).Encode(&reply); err != nil {
+		s.log.Debug("control: the client left", "error", err)
+	}
+}
+
+// perform does what is asked to a tree that is open for editing: in a daemon,
+// or in the program itself when the project isn't mounted.
+func perform(tree *overlay.Tree, r *controlRequest) (reply controlReply, err error) {
+	switch r.Op {
+	case "checkpoint":
+		reply.Checkpoint, err = tree.Checkpoint(r.Checkpoint)
+	case "uncheckpoint":
+		err = tree.Uncheckpoint(r.Checkpoint.ID)
+	case "restore":
+		err = restorePaths(tree, r.Checkpoint.ID, r.Paths)
+	default:
+		err = fmt.Errorf("request %s: unknown to this daemon; unmount and mount again with this version", quoted(r.Op))
+	}
+	return reply, err
+}
+
+// restorePaths makes paths what they were at a checkpoint; in the layers for
+// an empty one.
+func restorePaths(tree *overlay.Tree, checkpoint string, paths []string) (err error) {
+	from, err := overlay.Open(tree.Project(), overlay.Options{
+		ReadOnly: true, Checkpoint: checkpoint, WithoutEdits: checkpoint == "",
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, from.Close()) }()
+	for _, path := range paths {
+		if err := tree.Restore(from, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// askDaemon sends a request to the daemon of a mounted project.
+func askDaemon(p *overlay.Project, r *controlRequest) (reply controlReply, err error) {
+	err = withSocket(p, func(path string) error {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			return fmt.Errorf("%s: the daemon can't be asked: %w", quoted(filepath.Join(p.StateDir(), controlName)), bare(err))
+		}
+		defer conn.Close() //nolint:errcheck // all was read
+		if err := json.NewEncoder(conn).Encode(r); err != nil {
+			return err
+		}
+		if err := json.NewDecoder(conn).Decode(&reply); err != nil {
+			return fmt.Errorf("the daemon ended without an answer; its log is %s", quoted(filepath.Join(p.StateDir(), "mount.log")))
+		}
+		if reply.Error != "" {
+			return errors.New(reply.Error)
+		}
+		return nil
+	})
+	return reply, err
+}
+
+// edit does a request where it must be done: by the daemon of a mounted
+// project, else here.
+func edit(p *overlay.Project, log *slog.Logger, r *controlRequest) (reply controlReply, err error) {
+	state, _, err := readState(p)
+	if err != nil {
+		return reply, err
+	}
+	if state != nil {
+		return askDaemon(p, r)
+	}
+	tree, err := overlay.Open(p, overlay.Options{Logger: log})
+	if err != nil {
+		return reply, err
+	}
+	defer func() { err = errors.Join(err, tree.Close()) }()
+	return perform(tree, r)
+}

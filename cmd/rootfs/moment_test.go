@@ -1,0 +1,158 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// moments is how many exports are made under writers.
+func moments() int {
+	if n, err := strconv.Atoi(os.Getenv("ROOTFS_PROPERTY_CHECKS")); err == nil {
+		return n
+	}
+	return 10
+}
+
+// An export of a live mount is of one moment, while others write: b follows a,
+// and x is in one of two directories, always.
+func TestExportIsOfOneMoment(t *testing.T) {
+	need(t, "fuse")
+	project := layProject(t, `
+-- user/sysconfig/d1/x --
+-- user/sysconfig/d2/y --
+-- user/sysconfig/lower/deep/file --
+`)
+	mnt, _ := mountProject(t, project)
+	sh(t, mnt, `echo 0 >a; echo 0 >b`)
+	writer := exec.Command("sh", "-euc", `i=0; while :; do
+		i=$((i+1)); echo $i >t; mv t a; echo $i >t; mv t b
+		mv d1/x d2/x; mv d2/x d1/x; mv lower lower2; mv lower2 lower
+	done`)
+	writer.Dir = mnt
+	if err := writer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = writer.Process.Kill()
+		_ = writer.Wait()
+	}()
+	for i := range moments() {
+		rootfs(t, project, "export", "--tar", "out/layer.tar")
+		seen := sh(t, project, `rm -rf u; mkdir u; tar -C u -xf out/layer.tar; cat u/a u/b; ls -d u/d?/x | wc -l; ls -d u/lower*/deep/file | wc -l`)
+		f := strings.Fields(seen)
+		a, _ := strconv.Atoi(f[0])
+		b, _ := strconv.Atoi(f[1])
+		if len(f) != 4 || a-b < 0 || a-b > 1 || f[2] != "1" || f[3] != "1" {
+			t.Fatalf("export %d: a, b, places of x, places of the tree: %v", i, f)
+		}
+	}
+}
+
+// What a program wrote to a mapping is exported, and the file named.
+func TestMappedFileIsExportedAndNamed(t *testing.T) {
+	need(t, "fuse", "python3")
+	project := layProject(t, `
+-- user/sysconfig/lower --
+0123456789
+`)
+	mnt, _ := mountProject(t, project)
+	writer := exec.Command("python3", "-c", `import mmap, sys, time
+f = open("lower", "r+b")
+m = mmap.mmap(f.fileno(), 0)
+m[0:6] = b"mapped"
+print("ready", flush=True)
+sys.stdin.read()`)
+	writer.Dir = mnt
+	stdin, err := writer.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := writer.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = stdin.Close()
+		_ = writer.Wait()
+	}()
+	if _, err := fmt.Fscanln(stdout, new(string)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("rootfs", "-C", project, "export", "--tar", "out/layer.tar")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	want := fmt.Sprintf("still open to be written, and exported as it is at this moment: %s/lower (process %d)", mnt, writer.Process.Pid)
+	if !strings.Contains(string(out), want) {
+		t.Errorf("said %q, want %q", out, want)
+	}
+	if got := sh(t, project, `tar -xOf out/layer.tar ./lower`); got != "mapped6789\n" {
+		t.Errorf("exported %q", got)
+	}
+	// Where that won't do, nothing is written.
+	cmd = exec.Command("rootfs", "-C", project, "export", "--strict", "--tar", "out/strict.tar")
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "still open to be written: ") {
+		t.Errorf("--strict: %v, %q", err, out)
+	}
+	if _, err := os.Stat(filepath.Join(project, "out/strict.tar")); err == nil {
+		t.Error("--strict wrote")
+	}
+	if left := rootfs(t, project, "log"); left != "" {
+		t.Errorf("the exports left checkpoints:\n%s", left)
+	}
+}
+
+// The verbs, on a mount: what is restored shows at once.
+func TestTimeTravel(t *testing.T) {
+	need(t, "fuse")
+	for _, mounted := range []bool{true, false} {
+		project := layProject(t, `
+-- user/sysconfig/etc/conf --
+layer
+-- user/sysconfig/etc/other --
+`)
+		mnt, umount := mountProject(t, project)
+		sh(t, mnt, `echo one >etc/conf`)
+		first := strings.TrimSpace(rootfs(t, project, "checkpoint", "first"))
+		if again := strings.TrimSpace(rootfs(t, project, "checkpoint")); again != first {
+			t.Errorf("nothing edited, and a checkpoint %s after %s", again, first)
+		}
+		sh(t, mnt, `echo two >etc/conf; rm etc/other; mkdir etc/new; cat etc/conf`)
+		rootfs(t, project, "checkpoint", "second")
+		log := rootfs(t, project, "log")
+		if lines := strings.Split(log, "\n"); len(lines) != 3 || !strings.HasSuffix(lines[0], "second") || !strings.HasPrefix(lines[1], first) {
+			t.Errorf("log:\n%s", log)
+		}
+		for _, step := range []struct{ restore, want string }{
+			{"first /etc/conf", "conf:one\n"},
+			{"second etc/conf", "conf:two\n"},
+			{"/etc", "conf:layer\nother:\n"},
+		} {
+			if !mounted {
+				umount()
+			}
+			rootfs(t, project, append([]string{"restore"}, strings.Fields(step.restore)...)...)
+			if !mounted {
+				mnt, umount = mountProject(t, project)
+			}
+			got := ""
+			for end := time.Now().Add(time.Second); got != step.want && time.Now().Before(end); {
+				got = sh(t, mnt, `cd etc; for f in conf other; do if test -e $f; then echo "$f:$(cat $f)"; fi; done`)
+			}
+			if got != step.want {
+				t.Errorf("mounted %v, restore %s: %q, want %q", mounted, step.restore, got, step.want)
+			}
+		}
+		umount()
+	}
+}
