@@ -30,7 +30,7 @@ func TestExportIsOfOneMoment(t *testing.T) {
 `)
 	mnt, _ := mountProject(t, project)
 	sh(t, mnt, `echo 0 >a; echo 0 >b`)
-	writer := exec.Command("sh", "-euc", `i=0; while :; do
+	writer := exec.Command("sh", "-euc", `i=0; while ! test -e stop; do
 		i=$((i+1)); echo $i >t; mv t a; echo $i >t; mv t b
 		mv d1/x d2/x; mv d2/x d1/x; mv lower lower2; mv lower2 lower
 	done`)
@@ -38,8 +38,8 @@ func TestExportIsOfOneMoment(t *testing.T) {
 	if err := writer.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		_ = writer.Process.Kill()
+	defer func() { // not by a signal, which its children outlive
+		sh(t, mnt, `: >stop`)
 		_ = writer.Wait()
 	}()
 	for i := range moments() {
