@@ -155,11 +155,15 @@ func newBarMeter(w io.Writer) *barMeter {
 
 func (m *barMeter) Step(name string, total int64) {
 	m.finish()
-	m.bar = m.bars.AddBar(total,
-		mpb.BarRemoveOnComplete(),
-		mpb.PrependDecorators(decor.Name(name, decor.WC{C: decor.DindentRight, W: 16})),
-		mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f"), decor.Name(" "), decor.AverageETA(decor.ET_STYLE_GO)),
-	)
+	label := mpb.PrependDecorators(decor.Name(name + " "))
+	if total <= 0 {
+		m.bar = m.bars.AddSpinner(0, label, mpb.AppendDecorators(decor.CurrentKibiByte("% .1f")))
+		return
+	}
+	m.bar = m.bars.AddBar(total, label, mpb.BarRemoveOnComplete(), mpb.AppendDecorators(
+		decor.CountersKibiByte("% .1f / % .1f"),
+		decor.AverageETA(decor.ET_STYLE_GO, decor.WC{W: 5}),
+	))
 }
 
 func (m *barMeter) Add(n int64) {

@@ -31,28 +31,49 @@ type stateClaim struct {
 	file *os.File
 }
 
-// claimState writes the state file. The caller holds the lock on the edits,
-// so no other daemon does the same.
+// claimState writes the state file, when an earlier daemon has let go of it.
+// The caller holds the lock on the edits, so no other daemon does the same.
 func claimState(p *overlay.Project, s mountState) (*stateClaim, error) {
 	text, err := json.Marshal(s)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(statePath(p), os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := lockedState(p)
 	if err != nil {
 		return nil, err
 	}
-	err = flock(f, unix.LOCK_EX)
-	if err == nil {
-		err = f.Truncate(0)
-	}
+	err = f.Truncate(0)
 	if err == nil {
 		_, err = f.WriteAt(append(text, '\n'), 0)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", f.Name(), bare(err)), f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
 	return &stateClaim{file: f}, nil
+}
+
+func lockedState(p *overlay.Project) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(statePath(p), os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		var st unix.Stat_t
+		err = flock(f, unix.LOCK_EX)
+		if err == nil {
+			err = unix.Fstat(int(f.Fd()), &st)
+		}
+		switch {
+		case err != nil:
+			return nil, errors.Join(fmt.Errorf("%s: %w", f.Name(), err), f.Close())
+		case st.Nlink > 0:
+			return f, nil
+		}
+		// The earlier daemon removed it meanwhile, as it does at its end.
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+	}
 }
 
 func (s *stateClaim) release() error {

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+func TestStateTellsALivingDaemon(t *testing.T) {
+	p := &overlay.Project{Root: t.TempDir()}
+	if err := os.Mkdir(p.StateDir(), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	nobody := func(when string) {
+		t.Helper()
+		if s, _, err := readState(p); s != nil || err != nil {
+			t.Fatalf("%s: state %v, %v; want none", when, s, err)
+		}
+	}
+	nobody("at first")
+
+	first, err := claimState(p, mountState{PID: 1, Mountpoint: "/first"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, wait, err := readState(p)
+	if err != nil || s == nil || *s != (mountState{PID: 1, Mountpoint: "/first"}) {
+		t.Fatalf("state %v, %v", s, err)
+	}
+	if err := wait(10 * time.Millisecond); err == nil {
+		t.Error("it isn't waited for a living daemon")
+	}
+
+	// The next daemon comes while the first one ends, and removes its file.
+	next := make(chan *stateClaim)
+	go func() {
+		claim, err := claimState(p, mountState{PID: 2, Mountpoint: "/second"})
+		if err != nil {
+			t.Error(err)
+		}
+		next <- claim
+	}()
+	time.Sleep(20 * time.Millisecond)
+	if err := first.release(); err != nil {
+		t.Fatal(err)
+	}
+	second := <-next
+	if s, _, err := readState(p); err != nil || s == nil || s.PID != 2 {
+		t.Errorf("state %v, %v; want the second daemon's", s, err)
+	}
+	if err := second.file.Close(); err != nil { // as the kernel does for the killed
+		t.Fatal(err)
+	}
+	nobody("after a kill")
+}
