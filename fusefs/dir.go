@@ -79,9 +79,15 @@ func (f *filesystem) list(in *fuse.ReadIn, add addEntry) fuse.Status {
 	}
 	buf := batches.Get().(*[batch]overlay.DirEntry)
 	defer batches.Put(buf)
-	cookie := max(in.Offset, dots) - dots
+	first := max(in.Offset, dots) - dots
+	cookie := first
 	for {
 		n, err := f.tree.ReadDir(dir, cookie, buf[:])
+		if err != nil && cookie > first {
+			// The kernel has been told of entries, and drops them with an
+			// error. It will ask for the rest and meet the error then.
+			return fuse.OK
+		}
 		if err != nil {
 			return f.status("readdir", in.NodeId, err)
 		}
