@@ -30,7 +30,7 @@ fingerprint() {
 [ -c /dev/fuse ] || fail "no /dev/fuse here: load the module (modprobe fuse), or start the container with --device /dev/fuse --cap-add SYS_ADMIN"
 
 step "Tools"
-"$here/setup.sh" fusermount3 e2fsck cc make cpio setfattr qemu-system-x86_64 dpkg-deb
+"$here/setup.sh" fusermount3 e2fsck cc make cpio setfattr xz zstd qemu-system-x86_64 dpkg-deb
 PATH=$top/bin:$PATH:/usr/sbin:/sbin
 "$here/unpack-deb.sh" busybox-static "$cache/busybox-static"
 busybox=$(find "$cache/busybox-static" -path '*/bin/busybox' | head -n 1)
@@ -72,8 +72,8 @@ step "Edit with ordinary programs"
 	setfattr -n user.origin -v demo etc/fstab
 	ln -s ../usr/bin/hello bin/hi
 	mknod var/lib/demo/pipe p
-	cp -a etc/init.d var/lib/demo/copy
-) 2>&1 | sed -n 's/^+* \(.*\)/   $ \1/p'
+	cp -r etc/init.d var/lib/demo/copy
+) 2>&1 | sed 's/^+* \(.*\)/   $ \1/; t; s/^/   /'
 if [ "$(id -u)" = 0 ]; then
 	show mknod mnt/dev/zero c 1 5
 else

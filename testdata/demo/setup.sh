@@ -11,7 +11,7 @@ set -eu
 package() {
 	case $1 in
 	bsdtar) echo libarchive-tools ;;
-	cc) echo gcc libc6-dev ;;
+	cc | gcc) echo gcc libc6-dev ;;
 	e2fsck | mkfs.ext4 | debugfs | dumpe2fs | resize2fs) echo e2fsprogs ;;
 	fusermount3) echo fuse3 ;;
 	getfattr | setfattr) echo attr ;;
@@ -22,6 +22,7 @@ package() {
 	setcap | getcap) echo libcap2-bin ;;
 	sfdisk | losetup) echo fdisk mount ;;
 	sgdisk) echo gdisk ;;
+	xz) echo xz-utils ;;
 	vim.tiny) echo vim-tiny ;;
 	*) echo "$1" ;;
 	esac
