@@ -45,9 +45,11 @@ func TestNamesAreAnnouncedAgainOnceAnswersUnderWayHaveArrived(t *testing.T) {
 		}
 		at("at once", "7/x", "7/y", "8")
 		time.Sleep(2 * echo)
+		synctest.Wait()
 		at("later", "7/x", "7/y", "8", "7/x", "7/y")
 		a.NameChanged(&dir, "x")
 		time.Sleep(2 * echo)
+		synctest.Wait()
 		at("the next time", "7/x", "7/y", "8", "7/x", "7/y", "7/x", "7/x")
 	})
 }
