@@ -180,7 +180,7 @@ func TestRestore(t *testing.T) {
 	ruin()
 	plain, err := Open(p, Options{ReadOnly: true, WithoutEdits: true})
 	must(t, err)
-	defer plain.Close()
+	t.Cleanup(func() { must(t, plain.Close()) })
 	for _, path := range []string{"etc", "bin/a", "bin", "lib", "srv"} {
 		must(t, tree.Restore(plain, path))
 	}

@@ -128,7 +128,7 @@ func preadFull(fd int, p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		n, err := unix.Pread(fd, p[done:], off+int64(done))
-		if err == unix.EINTR { //nolint:errorlint // a bare errno, in a hot path
+		if err == unix.EINTR {
 			continue
 		}
 		if err != nil || n == 0 {
@@ -143,7 +143,7 @@ func pwriteFull(fd int, p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		n, err := unix.Pwrite(fd, p[done:], off+int64(done))
-		if err == unix.EINTR { //nolint:errorlint // a bare errno, in a hot path
+		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {

@@ -78,7 +78,7 @@ type Time struct {
 }
 
 // TimeOf converts a timespec of the host.
-func TimeOf(ts unix.Timespec) Time { return Time{Sec: int64(ts.Sec), Nsec: uint32(ts.Nsec)} }
+func TimeOf(ts unix.Timespec) Time { return Time{Sec: ts.Sec, Nsec: uint32(ts.Nsec)} }
 
 // Time converts to the library's type.
 func (t Time) Time() time.Time { return time.Unix(t.Sec, int64(t.Nsec)) }

@@ -100,7 +100,7 @@ func procPath(dirfd int, name string) string {
 func fstatat(dirfd int, name string, st *unix.Stat_t) error {
 	for {
 		err := unix.Fstatat(dirfd, name, st, unix.AT_SYMLINK_NOFOLLOW)
-		if err != unix.EINTR { //nolint:errorlint // a bare errno, in a hot path
+		if err != unix.EINTR {
 			return err
 		}
 	}

@@ -110,7 +110,7 @@ func (d *hostDir) look(name string, a *attrs) (ok bool, err error) {
 // plainMeta says how an entry of a plain layer is shown: owned by root, and
 // writable by root alone, whoever made it with whatever umask.
 func plainMeta(st *unix.Stat_t) meta {
-	m := meta{mode: st.Mode, rdev: uint64(st.Rdev)}
+	m := meta{mode: st.Mode, rdev: st.Rdev}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
 		m.mode = unix.S_IFLNK | 0o777

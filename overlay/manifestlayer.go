@@ -17,19 +17,18 @@ import (
 // the cache under a digest of what it holds.
 func (p *Project) manifestLayer() (*Layer, error) {
 	m := p.Manifest
-	h := sha256.New()
-	fmt.Fprintf(h, "1\n%q\n", m.Remove)
+	key := fmt.Appendf(nil, "2\n%q\n", m.Remove)
 	explicit := make(map[string]bool)
 	for i := range m.Files {
 		if f := &m.Files[i]; f.Type != "" {
-			fmt.Fprintf(h, "%q %s %q\n", f.Path, f.meta().encode(), f.Target)
+			key = fmt.Appendf(key, "%q %s %q\n", f.Path, f.meta().encode(), f.Target)
 			explicit[f.Path] = true
 		}
 	}
 	if len(explicit)+len(m.Remove) == 0 {
 		return nil, nil
 	}
-	dir := filepath.Join(p.cacheDir(), "manifests", fmt.Sprintf("%x", h.Sum(nil)))
+	dir := filepath.Join(p.cacheDir(), "manifests", fmt.Sprintf("%x", sha256.Sum256(key)))
 	if !isDir(dir) {
 		if err := publishDir(dir, m.write); err != nil {
 			return nil, fmt.Errorf("%s: %w", m.File, err)
@@ -95,7 +94,7 @@ func publishDir(dir string, write func(tmp string) error) error {
 func (m *Manifest) write(dir string) error {
 	for _, p := range m.Remove {
 		host := filepath.Join(dir, p)
-		if err := os.MkdirAll(filepath.Dir(host), 0o755); err != nil {
+		if err := makeParents(dir, p); err != nil {
 			return err
 		}
 		if err := unix.Mknod(host, unix.S_IFCHR, 0); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -107,16 +106,36 @@ func (m *Manifest) write(dir string) error {
 		if f.Type == "" {
 			continue
 		}
-		if err := f.write(filepath.Join(dir, f.Path)); err != nil {
+		if err := f.write(dir); err != nil {
 			return fmt.Errorf("[[file]] %q: %w", "/"+f.Path, err)
 		}
 	}
 	return nil
 }
 
-func (f *ManifestFile) write(host string) error {
+// makeParents makes the directories above path in dir, of the same mode
+// whatever the process's umask.
+func makeParents(dir, path string) error {
+	names := splitAll(path)
+	for _, name := range names[:len(names)-1] {
+		dir = filepath.Join(dir, name)
+		switch err := os.Mkdir(dir, 0o755); {
+		case errors.Is(err, os.ErrExist):
+			continue
+		case err != nil:
+			return err
+		}
+		if err := os.Chmod(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *ManifestFile) write(dir string) error {
 	mt := f.meta()
-	if err := os.MkdirAll(filepath.Dir(host), 0o755); err != nil {
+	host := filepath.Join(dir, f.Path)
+	if err := makeParents(dir, f.Path); err != nil {
 		return err
 	}
 	// The same path under remove: what is below goes, this comes.

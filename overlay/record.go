@@ -105,8 +105,13 @@ func decodeMeta(b []byte) (meta, error) {
 		text       string
 		base, bits int
 	}{
-		{f[0], 8, 32}, {f[1], 10, 32}, {f[2], 10, 32}, {major, 10, 32}, {minor, 10, 32},
-		{f[4], 10, 64}, {f[5], 10, 32},
+		{f[0], 8, 32},
+		{f[1], 10, 32},
+		{f[2], 10, 32},
+		{major, 10, 32},
+		{minor, 10, 32},
+		{f[4], 10, 64},
+		{f[5], 10, 32},
 	} {
 		v, err := strconv.ParseUint(field.text, field.base, field.bits)
 		if err != nil {

@@ -190,6 +190,17 @@ func TestManifestEntries(t *testing.T) {
 	}
 }
 
+// What a person's umask is shows nowhere, in the cache neither.
+func TestManifestHasNoUmask(t *testing.T) {
+	p := project(t, `rootfs.toml remove = ["/x/y"]|[[file]]|path = "/a/b/c"|type = "dir"`, "user/sysconfig/f f")
+	old := unix.Umask(0o077)
+	defer unix.Umask(old)
+	tree, err := Open(p, Options{ReadOnly: true})
+	must(t, err)
+	t.Cleanup(func() { must(t, tree.Close()) })
+	expect(t, tree, `a 40755 0:0`, `a/b 40755 0:0`, `a/b/c 40755 0:0`, `f 100644 0:0 "f"`, `x 40755 0:0`)
+}
+
 // edits makes one change of each kind.
 func edits(t *testing.T, tree *Tree) {
 	t.Helper()
@@ -344,7 +355,7 @@ func TestOneEditor(t *testing.T) {
 	}
 	reader, err := Open(p, Options{ReadOnly: true})
 	must(t, err)
-	defer reader.Close()
+	t.Cleanup(func() { must(t, reader.Close()) })
 	if err := reader.Unlink(reader.Root(), "f"); !errors.Is(err, unix.EROFS) {
 		t.Errorf("unlink: %v", err)
 	}
