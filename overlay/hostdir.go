@@ -111,7 +111,7 @@ func fstatat(dirfd int, name string, st *unix.Stat_t) error {
 func openRetry(dirfd int, name string, flags int, mode uint32) (int, error) {
 	for {
 		fd, err := unix.Openat(dirfd, name, flags|unix.O_CLOEXEC, mode)
-		if err != unix.EINTR { //nolint:errorlint // a bare errno, in a hot path
+		if err != unix.EINTR {
 			return fd, err
 		}
 	}
