@@ -12,7 +12,7 @@ TEST_TOOLS := bsdtar cpio debootstrap e2fsck fusermount3 gcc getfacl getfattr \
               git make partx podman python3 rsync setcap sfdisk sgdisk skopeo \
               tar umoci vim.tiny
 
-.PHONY: build test race lint fuzz bench demo clean
+.PHONY: build test race lint fuzz bench bench-export demo clean
 
 build:
 	$(GO) build -o bin/rootfs ./cmd/rootfs
@@ -43,6 +43,14 @@ fuzz:
 # Pipe two runs through benchstat to compare.
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
+
+# Images: this program, mkfs.ext4 -d and a loop mount, in turn. As root, on a
+# quiet machine; the trees stay in BENCH_DIR.
+BENCH_DIR ?= $(CURDIR)/bin/bench
+bench-export:
+	testdata/demo/setup.sh debootstrap mkfs.ext4 xz
+	testdata/bench/tree.sh $(BENCH_DIR)
+	ROOTFS_BENCH_DIR=$(BENCH_DIR) $(GO) test -count 1 -timeout 90m -run 'TestBench(Export|Linear)' ./cmd/rootfs -v
 
 demo: build
 	testdata/demo/demo.sh
