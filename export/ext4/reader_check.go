@@ -25,7 +25,6 @@ type checker struct {
 type inodeCheck struct {
 	links, found uint32 // as it says, as directories say
 	kind         uint32
-	subdirs      uint32
 	reached      bool // a directory that was read
 }
 

@@ -126,33 +126,32 @@ func (c *checker) checkInodeBlocks(n *node, special bool) error {
 	case n.isShortLink(r), n.kind() != unix.S_IFREG && n.kind() != unix.S_IFDIR && n.kind() != unix.S_IFLNK && !special:
 		return c.checkSectors(n, 0)
 	}
-	// The blocks of these belong to the groups' metadata, or to nobody.
-	lenient := n.number == resizeInode || n.number == badBlocksInode || r.super.roCompat&roCompatSharedBlocks != 0
 	var blocks, twice, first, end uint64
-	add := func(at, count uint64) error {
+	add := func(at, count uint64) {
 		blocks += count
-		if t := c.used.add(at, count); t > 0 && twice == 0 {
-			twice, first = t, at
-		} else {
+		if t := c.used.add(at, count); t > 0 {
+			if twice == 0 {
+				first = at
+			}
 			twice += t
 		}
-		return nil
 	}
 	err := r.mapped(n, func(m mapping) error {
 		end = m.logical + m.count
-		return add(m.physical, m.count)
+		add(m.physical, m.count)
+		return nil
 	}, func(block uint64) error {
 		if err := r.inRange(block, 1); err != nil {
 			return err
 		}
-		return add(block, 1)
+		add(block, 1)
+		return nil
 	})
 	if err != nil {
-		if err := c.problem("inode %d: %v", n.number, err); err != nil {
-			return err
-		}
-		return nil
+		return c.problem("inode %d: %v", n.number, err)
 	}
+	// The blocks of these belong to the groups' metadata, or to nobody.
+	lenient := n.number == resizeInode || n.number == badBlocksInode || r.super.roCompat&roCompatSharedBlocks != 0
 	if twice > 0 && !lenient {
 		if err := c.problem("inode %d: %d of its blocks are in use twice, the first near %d", n.number, twice, first); err != nil {
 			return err
