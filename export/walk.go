@@ -6,95 +6,137 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
+
+// Walk calls visit with every entry of the tree: the root, ".", first, each
+// directory before what is in it, names in bytewise order. Times later than
+// epoch become epoch, unless that is nil (reproducible-builds.org,
+// SOURCE_DATE_EPOCH). visit is called by one goroutine, while others read
+// ahead. The entry is used again for the next one; what it refers to stays.
+func Walk(ctx context.Context, t *overlay.Tree, epoch *overlay.Time, visit func(*overlay.Entry) error) error {
+	w := &walker{tree: t, epoch: epoch, visit: visit}
+	w.ahead.start(w)
+	defer w.ahead.stop()
+	var root overlay.Entry
+	if err := t.Stat(t.Root(), &root); err != nil {
+		return err
+	}
+	if err := w.complete(t.Root(), &root, "."); err != nil {
+		return err
+	}
+	if err := visit(&root); err != nil {
+		return err
+	}
+	return w.folder(ctx, &folder{node: t.Root()})
+}
 
 // walker visits a tree for its writers.
 type walker struct {
 	tree  *overlay.Tree
 	epoch *overlay.Time
 	visit func(*overlay.Entry) error
-	entry overlay.Entry
+	ahead readAhead
 }
 
-// Walk calls visit with every entry of the tree: the root, ".", first, each
-// directory before what is in it, names in bytewise order. Times later than
-// epoch become epoch, unless that is nil (reproducible-builds.org,
-// SOURCE_DATE_EPOCH). The entry is used again for the next one; what it refers
-// to stays.
-func Walk(ctx context.Context, t *overlay.Tree, epoch *overlay.Time, visit func(*overlay.Entry) error) error {
-	w := &walker{tree: t, epoch: epoch, visit: visit}
-	if err := t.Stat(t.Root(), &w.entry); err != nil {
-		return err
-	}
-	if err := w.give(t.Root(), "."); err != nil {
-		return err
-	}
-	return w.dir(ctx, t.Root(), "")
+// folderBatch is how many entries of a directory are read at a time.
+const folderBatch = 512
+
+// folder is a directory on its way through a walk.
+type folder struct {
+	node   *overlay.Node
+	prefix string // its path with a slash
+	state  folderState
+
+	names   []string
+	entries []overlay.Entry // of the first names that weren't visited yet
+	nodes   []*overlay.Node
+	folders []*folder // of those entries that are directories
 }
 
-// dir visits what is in a directory; prefix is its path with a slash.
-func (w *walker) dir(ctx context.Context, dir *overlay.Node, prefix string) error {
+// folder visits what is in a directory.
+func (w *walker) folder(ctx context.Context, f *folder) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	names, err := w.names(dir)
-	if err != nil {
+	if err := w.ahead.need(f); err != nil {
 		return err
 	}
-	for _, name := range names {
-		n, err := w.tree.Lookup(dir, name, &w.entry)
-		if err != nil {
-			return fmt.Errorf("%s%s: %w", prefix, name, err)
+	for len(f.entries) > 0 {
+		folders := f.folders
+		for i := range f.entries {
+			e := &f.entries[i]
+			isDir := e.IsDir()
+			err := w.visit(e)
+			if err == nil && isDir {
+				err = w.folder(ctx, folders[0])
+				folders = folders[1:]
+			}
+			w.tree.Release(f.nodes[i], 1)
+			if err != nil {
+				return err
+			}
 		}
-		isDir := w.entry.IsDir()
-		err = w.give(n, prefix+name)
-		if err == nil && isDir {
-			err = w.dir(ctx, n, prefix+name+"/")
-		}
-		w.tree.Release(n, 1)
-		if err != nil {
+		if err := w.batch(f); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *walker) names(dir *overlay.Node) ([]string, error) {
-	var names []string
+// load lists a directory and reads its first entries.
+func (w *walker) load(f *folder) error {
 	var buf [256]overlay.DirEntry
 	for cookie := uint64(0); ; {
-		n, err := w.tree.ReadDir(dir, cookie, buf[:])
+		n, err := w.tree.ReadDir(f.node, cookie, buf[:])
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, e := range buf[:n] {
-			names, cookie = append(names, e.Name), e.Cookie
+			f.names, cookie = append(f.names, e.Name), e.Cookie
 		}
 		if n < len(buf) {
 			break
 		}
 	}
-	if !slices.IsSorted(names) { // new names of a tree that is being edited
-		slices.SortFunc(names, strings.Compare)
+	if !slices.IsSorted(f.names) { // new names of a tree that is being edited
+		slices.SortFunc(f.names, strings.Compare)
 	}
-	return names, nil
+	return w.batch(f)
 }
 
-// give completes the entry and hands it over.
-func (w *walker) give(n *overlay.Node, path string) error {
-	e := &w.entry
+// batch reads the next entries of a directory; none at the end.
+func (w *walker) batch(f *folder) error {
+	names := f.names[:min(len(f.names), folderBatch)]
+	f.names = f.names[len(names):]
+	f.nodes, f.folders = f.nodes[:0], nil
+	f.entries = slices.Grow(f.entries[:0], len(names))[:len(names)]
+	for i, name := range names {
+		n, err := w.tree.Lookup(f.node, name, &f.entries[i])
+		if err == nil {
+			f.nodes = append(f.nodes, n)
+			err = w.complete(n, &f.entries[i], f.prefix+name)
+		}
+		if err != nil {
+			return fmt.Errorf("%s%s: %w", f.prefix, name, err)
+		}
+		if f.entries[i].IsDir() {
+			f.folders = append(f.folders, &folder{node: n, prefix: f.prefix + name + "/"})
+		}
+	}
+	return nil
+}
+
+// complete adds to an entry what Lookup leaves out.
+func (w *walker) complete(n *overlay.Node, e *overlay.Entry, path string) (err error) {
 	e.Path = path
-	var err error
-	if e.Mode&unix.S_IFMT == unix.S_IFLNK {
+	if e.IsSymlink() {
 		if e.Target, err = w.tree.Readlink(n); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+			return err
 		}
 	}
 	if e.Xattrs, err = w.tree.Xattrs(n); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return err
 	}
 	if w.epoch != nil {
 		for _, t := range []*overlay.Time{&e.Atime, &e.Mtime, &e.Ctime} {
@@ -103,5 +145,5 @@ func (w *walker) give(n *overlay.Node, path string) error {
 			}
 		}
 	}
-	return w.visit(e)
+	return nil
 }

@@ -41,6 +41,8 @@ type Tree struct {
 	indexes []*index // one for each of the edits, oldest first
 
 	watch *watcher // nil until Watch
+
+	pathXattrs atomic.Bool // the kernel lists attributes by path only
 }
 
 // Options say how to open a tree.

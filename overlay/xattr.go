@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"github.com/pkg/xattr"
 	"golang.org/x/sys/unix"
@@ -123,14 +124,12 @@ func (t *Tree) ListXattr(n *Node) ([]string, error) {
 }
 
 func (t *Tree) listXattr(n *Node) ([]string, error) {
-	path, done, err := t.hostPath(n)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	names, err := n.llist(path)
+	names, err := t.hostXattrs(n)
 	if err != nil {
 		return nil, fmt.Errorf("list extended attributes: %w", err)
+	}
+	if len(names) == 0 {
+		return nil, nil
 	}
 	if n.recorded() {
 		for i, host := range names {
@@ -140,6 +139,55 @@ func (t *Tree) listXattr(n *Node) ([]string, error) {
 	names = slices.DeleteFunc(names, func(name string) bool { return !shownXattr(name) })
 	slices.Sort(names)
 	return names, nil
+}
+
+// hostXattrs lists the names that the host has for n.
+func (t *Tree) hostXattrs(n *Node) ([]string, error) {
+	var buf [1024]byte
+	if k, ok, err := t.listXattrAt(n, buf[:]); ok || err != nil {
+		return strings.FieldsFunc(string(buf[:k]), func(r rune) bool { return r == 0 }), err
+	}
+	path, done, err := t.hostPath(n)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return n.llist(path)
+}
+
+// listXattrAt asks by directory and name (listxattrat(2), Linux 6.13), which
+// takes a fifth of the time of a path through /proc: a walk asks for each
+// entry, and most have none. It returns false where it can't be asked so, or
+// buf is too small.
+func (t *Tree) listXattrAt(n *Node, buf []byte) (int, bool, error) {
+	dir, name := n.at.dir, n.at.name
+	if n.dir != nil {
+		dir, name = n.attrPart(), "."
+	}
+	if dir == nil || t.pathXattrs.Load() {
+		return 0, false, nil
+	}
+	fd, err := dir.open()
+	if err != nil {
+		return 0, false, err
+	}
+	defer dir.close()
+	p, err := unix.BytePtrFromString(name)
+	if err != nil {
+		return 0, false, err
+	}
+	k, _, errno := unix.Syscall6(unix.SYS_LISTXATTRAT, uintptr(fd), uintptr(unsafe.Pointer(p)), unix.AT_SYMLINK_NOFOLLOW,
+		uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)), 0)
+	switch errno {
+	case 0:
+		return int(k), true, nil
+	case unix.ERANGE:
+		return 0, false, nil
+	case unix.ENOSYS, unix.EPERM: // EPERM: from a sandbox that doesn't know the call
+		t.pathXattrs.Store(true)
+		return 0, false, nil
+	}
+	return 0, false, errno
 }
 
 // Xattrs returns all extended attributes, sorted by name.
