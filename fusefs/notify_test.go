@@ -3,6 +3,7 @@ package fusefs
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,17 +14,23 @@ import (
 )
 
 // heard is what a kernel would be told.
-type heard []string
+type heard struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (h *heard) say(what string) fuse.Status {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.all = append(h.all, what)
+	return fuse.OK
+}
 
 func (h *heard) EntryNotify(parent uint64, name string) fuse.Status {
-	*h = append(*h, fmt.Sprintf("%d/%s", parent, name))
-	return fuse.OK
+	return h.say(fmt.Sprintf("%d/%s", parent, name))
 }
 
-func (h *heard) InodeNotify(node uint64, _, _ int64) fuse.Status {
-	*h = append(*h, fmt.Sprint(node))
-	return fuse.OK
-}
+func (h *heard) InodeNotify(node uint64, _, _ int64) fuse.Status { return h.say(fmt.Sprint(node)) }
 
 func TestNamesAreAnnouncedAgainOnceAnswersUnderWayHaveArrived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -39,8 +46,10 @@ func TestNamesAreAnnouncedAgainOnceAnswersUnderWayHaveArrived(t *testing.T) {
 		a.Changed(&unknown)
 		at := func(when string, want ...string) {
 			t.Helper()
-			if !slices.Equal(*h, want) {
-				t.Errorf("%s: heard %v, want %v", when, *h, want)
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if !slices.Equal(h.all, want) {
+				t.Errorf("%s: heard %v, want %v", when, h.all, want)
 			}
 		}
 		at("at once", "7/x", "7/y", "8")
