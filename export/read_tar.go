@@ -1,0 +1,323 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// tarNode is a file of a [tarTree].
+type tarNode struct {
+	entry    overlay.Entry
+	pieces   []extent
+	children map[string]uint64 // of a directory
+	layer    int               // that it comes from
+}
+
+// tarSection is a tar in a file: a layer.
+type tarSection struct{ off, size int64 }
+
+// tarTree is what unpacking one or several tars, one over the other, would
+// make. Files are numbered from 1, the root.
+type tarTree struct {
+	format    string
+	src       io.ReaderAt
+	layers    []tarSection
+	whiteouts bool // names that begin with .wh. remove what is below
+	nodes     []*tarNode
+	err       error // that ended the reading
+}
+
+const (
+	tarRoot  = 1
+	whiteout = ".wh."
+	opaque   = ".wh..wh..opq"
+)
+
+// readTar reads the headers of all layers. What can't be read is an error of
+// every later call, except Check, which tells all that is wrong.
+func readTar(format string, src io.ReaderAt, whiteouts bool, layers ...tarSection) *tarTree {
+	t := &tarTree{format: format, src: src, layers: layers, whiteouts: whiteouts}
+	t.err = t.build(context.Background(), func(problem string) error { return errors.New(problem) })
+	return t
+}
+
+// build makes the nodes. What is wrong is reported, and left out unless report
+// returns an error.
+func (t *tarTree) build(ctx context.Context, report func(problem string) error) error {
+	t.nodes = nil
+	t.add(impliedDir(0))
+	for i, layer := range t.layers {
+		s := &tarScanner{src: t.src, off: layer.off, end: layer.off + layer.size}
+		for {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			m, err := s.next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				// Nothing is known of what follows.
+				if err = report(err.Error()); err != nil {
+					return err
+				}
+				break
+			}
+			if err := t.insert(m, i); err != nil {
+				if err = report(fmt.Sprintf("%q: %v", m.name, err)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// impliedDir is a directory that the archive has no member for; it has no
+// links, by which it is told.
+func impliedDir(layer int) *tarNode {
+	return &tarNode{entry: overlay.Entry{Mode: unix.S_IFDIR | 0o755}, children: make(map[string]uint64), layer: layer}
+}
+
+func (t *tarTree) add(n *tarNode) uint64 {
+	t.nodes = append(t.nodes, n)
+	n.entry.Ino = uint64(len(t.nodes))
+	return n.entry.Ino
+}
+
+func (t *tarTree) node(number uint64) *tarNode { return t.nodes[number-1] }
+
+// tarPath cleans a member's name: "" is the root.
+func tarPath(name string) (string, error) {
+	if slices.Contains(strings.Split(name, "/"), "..") {
+		return "", errors.New("the name leads out of a directory")
+	}
+	if strings.IndexByte(name, 0) >= 0 {
+		return "", errors.New("the name has a NUL byte")
+	}
+	return strings.TrimPrefix(path.Clean("/"+name), "/"), nil
+}
+
+// insert puts a member where its name says; the later one wins, but a directory
+// keeps what is in it.
+func (t *tarTree) insert(m *tarMember, layer int) error {
+	name, err := tarPath(m.name)
+	if err != nil {
+		return err
+	}
+	if strings.HasSuffix(m.name, "/") && m.entry.IsRegular() && m.typ != typeLink {
+		m.entry.Mode = unix.S_IFDIR | m.entry.Mode&0o7777 // as before POSIX
+		m.entry.Size, m.pieces = 0, nil
+	}
+	if name == "" {
+		if !m.entry.IsDir() {
+			return errors.New("the root can't be replaced")
+		}
+		t.setDir(t.node(tarRoot), m, layer)
+		return nil
+	}
+	dirName, base := path.Split(name)
+	dir, err := t.dir(dirName, layer)
+	if err != nil {
+		return err
+	}
+	if t.whiteouts && strings.HasPrefix(base, whiteout) {
+		t.whiteOut(dir, base, layer)
+		return nil
+	}
+	old := dir.children[base]
+	switch {
+	case m.typ == typeLink:
+		return t.link(m, dir, base)
+	case m.entry.IsDir() && old != 0 && t.node(old).entry.IsDir():
+		t.setDir(t.node(old), m, layer)
+		return nil
+	}
+	t.unlink(old)
+	n := &tarNode{entry: m.entry, pieces: m.pieces, layer: layer}
+	n.entry.Nlink = 1
+	for _, p := range m.pieces {
+		n.entry.Blocks += (p.length + 511) / 512
+	}
+	if m.entry.IsDir() {
+		n.children = make(map[string]uint64)
+	}
+	if m.entry.IsSymlink() {
+		n.entry.Target = m.link
+	}
+	dir.children[base] = t.add(n)
+	return nil
+}
+
+func (t *tarTree) setDir(n *tarNode, m *tarMember, layer int) {
+	number := n.entry.Ino
+	n.entry, n.layer = m.entry, layer
+	n.entry.Ino, n.entry.Nlink = number, 1
+}
+
+// dir returns a directory by its name, with those above it that are missing.
+func (t *tarTree) dir(name string, layer int) (*tarNode, error) {
+	n := t.node(tarRoot)
+	for part := range strings.SplitSeq(strings.TrimSuffix(name, "/"), "/") {
+		if part == "" {
+			continue
+		}
+		child := n.children[part]
+		if child == 0 || !t.node(child).entry.IsDir() && t.node(child).layer < layer {
+			child = t.add(impliedDir(layer))
+			n.children[part] = child
+		}
+		n = t.node(child)
+		if !n.entry.IsDir() {
+			return nil, fmt.Errorf("%q above it is no directory", part)
+		}
+	}
+	return n, nil
+}
+
+// link gives a file another name.
+func (t *tarTree) link(m *tarMember, dir *tarNode, base string) error {
+	name, err := tarPath(m.link)
+	if err != nil {
+		return err
+	}
+	number := t.find(name)
+	if number == 0 || t.node(number).entry.IsDir() {
+		return fmt.Errorf("a hard link to %q, which is no file before it", m.link)
+	}
+	if dir.children[base] == number {
+		return nil
+	}
+	t.unlink(dir.children[base])
+	t.node(number).entry.Nlink++
+	dir.children[base] = number
+	return nil
+}
+
+func (t *tarTree) unlink(number uint64) {
+	if number != 0 && !t.node(number).entry.IsDir() {
+		t.node(number).entry.Nlink--
+	}
+}
+
+// find returns the number of a name, 0 if there is none.
+func (t *tarTree) find(name string) uint64 {
+	number := uint64(tarRoot)
+	for part := range strings.SplitSeq(name, "/") {
+		if number = t.node(number).children[part]; number == 0 {
+			return 0
+		}
+	}
+	return number
+}
+
+// whiteOut removes what layers below have (OCI image specification, layer.md,
+// "Whiteouts").
+func (t *tarTree) whiteOut(dir *tarNode, base string, layer int) {
+	for name, number := range dir.children {
+		if t.node(number).layer < layer && (base == opaque || name == strings.TrimPrefix(base, whiteout)) {
+			t.unlink(number)
+			delete(dir.children, name)
+		}
+	}
+}
+
+// Format implements [Filesystem].
+func (t *tarTree) Format() string { return t.format }
+
+// Root implements [Filesystem].
+func (t *tarTree) Root() uint64 { return tarRoot }
+
+func (t *tarTree) get(number uint64) (*tarNode, error) {
+	if t.err != nil {
+		return nil, t.err
+	}
+	if number == 0 || number > uint64(len(t.nodes)) {
+		return nil, fmt.Errorf("file %d: %w", number, unix.ENOENT)
+	}
+	return t.node(number), nil
+}
+
+// Stat implements [Filesystem].
+func (t *tarTree) Stat(number uint64, e *overlay.Entry) error {
+	n, err := t.get(number)
+	if err == nil {
+		*e = n.entry
+	}
+	return err
+}
+
+// ReadDir implements [Filesystem].
+func (t *tarTree) ReadDir(number uint64, yield func(name string, number uint64) error) error {
+	n, err := t.get(number)
+	if err != nil {
+		return err
+	}
+	if n.children == nil {
+		return unix.ENOTDIR
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.children)) {
+		if err := yield(name, n.children[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Extents implements [Filesystem].
+func (t *tarTree) Extents(number uint64, yield func(file, image, length int64) error) error {
+	n, err := t.get(number)
+	if err != nil {
+		return err
+	}
+	for _, p := range n.pieces {
+		if err := yield(p.file, p.image, p.length); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Check implements [Filesystem]: it reads all headers again.
+func (t *tarTree) Check(ctx context.Context, report func(problem string) error) error {
+	again := &tarTree{src: t.src, layers: t.layers, whiteouts: t.whiteouts}
+	if err := again.build(ctx, report); err != nil {
+		return err
+	}
+	for _, layer := range t.layers {
+		if layer.size%tarBlock != 0 || !endsInZeros(t.src, layer) {
+			if err := report("the archive doesn't end with two blocks of zeros"); err != nil {
+				return err
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+// endsInZeros tells whether a tar ends as it should.
+func endsInZeros(src io.ReaderAt, s tarSection) bool {
+	var b [2 * tarBlock]byte
+	if s.size < int64(len(b)) {
+		return false
+	}
+	n, _ := src.ReadAt(b[:], s.off+s.size-int64(len(b)))
+	return n == len(b) && b == [2 * tarBlock]byte{}
+}
+
+func sortedXattrs(m map[string][]byte) []overlay.Xattr {
+	var list []overlay.Xattr
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		list = append(list, overlay.Xattr{Name: name, Value: m[name]})
+	}
+	return list
+}
