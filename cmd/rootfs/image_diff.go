@@ -1,0 +1,86 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os/signal"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/export"
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// Exit statuses of diff, as those of diff(1).
+const (
+	exitDiffers = 1
+	exitTrouble = 2
+)
+
+// imageDiff compares an image with another, or with the project.
+func imageDiff(c *cli.Context, std streams, args []string) error {
+	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	count := 0
+	out := newLines(c, std)
+	err := withSides(c, std, args, func(a, b export.Side) error {
+		return export.Diff(ctx, a, b, func(d export.Difference) error {
+			count++
+			d.Path = absolute(d.Path)
+			return out.line(differenceText(d), d)
+		})
+	})
+	err = errors.Join(err, out.flush())
+	switch {
+	case errors.As(err, new(*usageError)):
+		return err
+	case err != nil:
+		_, printed := fmt.Fprintln(std.err, "rootfs: image diff: "+oneLine(err))
+		return errors.Join(&toldError{exitTrouble}, printed)
+	case count > 0:
+		return &toldError{exitDiffers}
+	}
+	return nil
+}
+
+// withSides opens what is compared: two images, or one and the project.
+func withSides(c *cli.Context, std streams, args []string, compare func(a, b export.Side) error) error {
+	a, err := openImage(c, args[0])
+	if err != nil {
+		return err
+	}
+	defer a.Close() //nolint:errcheck // only read
+	if len(args) == 2 {
+		b, err := openImage(c, args[1])
+		if err != nil {
+			return err
+		}
+		defer b.Close() //nolint:errcheck // only read
+		return compare(a, b)
+	}
+	epoch, err := imageEpoch(c)
+	if err != nil {
+		return err
+	}
+	project, err := findProject(c)
+	if err != nil {
+		return err
+	}
+	_, tree, err := openForReading(project, overlay.Options{ReadOnly: true, Logger: logger(c, std.err)})
+	if err != nil {
+		return err
+	}
+	return errors.Join(compare(a, export.TreeSide{Tree: tree, Epoch: epoch}), tree.Close())
+}
+
+// differenceText is "path: field: a → b".
+func differenceText(d export.Difference) string {
+	show := func(s string) string {
+		if s == "" {
+			return "none"
+		}
+		return quoted(s)
+	}
+	return fmt.Sprintf("%s: %s: %s → %s", quoted(d.Path), d.Field, show(d.A), show(d.B))
+}
