@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
@@ -43,7 +42,10 @@ func (p *Plan) WriteFile(ctx context.Context, f *os.File, progress func(bytes in
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	w := &writer{plan: p, file: f, progress: progress}
+	w := &writer{plan: p, file: f, direct: openDirect(f), progress: progress}
+	if w.direct != nil {
+		defer w.direct.Close() //nolint:errcheck // f is the one that is synced
+	}
 	for range min(runtime.GOMAXPROCS(0), maxWorkers) {
 		g.Go(func() error { return w.work(ctx) })
 	}
@@ -54,6 +56,9 @@ func (p *Plan) WriteFile(ctx context.Context, f *os.File, progress func(bytes in
 type writer struct {
 	plan *Plan
 	file *os.File
+
+	// direct is file for writing around the page cache; nil if it can't be.
+	direct *os.File
 
 	mu   sync.Mutex // of next and done
 	next int        // first segment that no job has
@@ -68,6 +73,7 @@ type writer struct {
 type job struct {
 	segments []segment
 	off, end int64 // range of the image
+	limit    int64 // where the next segment begins, or the image ends
 }
 
 // take hands out the next job; none is left when it has no segments.
@@ -82,7 +88,7 @@ func (w *writer) take() job {
 	off := first.off + w.done
 	if first.end()-off > batchSize {
 		w.done += batchSize
-		return job{all[w.next : w.next+1], off, off + batchSize}
+		return job{all[w.next : w.next+1], off, off + batchSize, off + batchSize}
 	}
 	w.done = 0
 	i, end := w.next+1, first.end()
@@ -90,13 +96,21 @@ func (w *writer) take() job {
 		end = all[i].end()
 		i++
 	}
-	j := job{all[w.next:i], off, end}
+	limit := w.plan.size
+	if i < len(all) {
+		limit = all[i].off
+	}
+	j := job{all[w.next:i], off, end, limit}
 	w.next = i
 	return j
 }
 
 func (w *writer) work(ctx context.Context) error {
-	buf := make([]byte, batchSize)
+	buf, free, err := newBatch()
+	if err != nil {
+		return err
+	}
+	defer free() //nolint:errcheck // the process's own memory
 	for {
 		j := w.take()
 		if len(j.segments) == 0 {
@@ -105,7 +119,7 @@ func (w *writer) work(ctx context.Context) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		n, err := w.copy(j, buf[:j.end-j.off])
+		n, err := w.copy(j, buf)
 		if err != nil {
 			return err
 		}
@@ -127,12 +141,9 @@ func (w *writer) copy(j job, buf []byte) (int64, error) {
 		n += end - start
 		at = end
 	}
-	if _, err := w.file.WriteAt(buf, j.off); err != nil {
+	if err := w.write(buf, int(j.end-j.off), j.off, j.limit); err != nil {
 		return 0, err
 	}
-	// The disk begins while the rest is copied; the output's fsync then finds
-	// little to do. A filesystem that can't loses nothing.
-	_ = unix.SyncFileRange(int(w.file.Fd()), j.off, int64(len(buf)), unix.SYNC_FILE_RANGE_WRITE)
 	return n, nil
 }
 

@@ -1,0 +1,55 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// A whole image goes to the disk before its writer returns, so its way through
+// the page cache is a copy and a page fault for nothing: large batches are
+// written around it, where the filesystem can.
+
+const (
+	// directAlign is what addresses, offsets and lengths are multiples of:
+	// open(2), O_DIRECT; no disk in use has larger logical blocks.
+	directAlign = 4096
+
+	// directMin is the least that is worth a request of its own.
+	directMin = 64 << 10
+)
+
+// openDirect opens f once more, to write around the page cache; nil where
+// that can't be done.
+func openDirect(f *os.File) *os.File {
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.O_WRONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	return os.NewFile(uintptr(fd), f.Name())
+}
+
+// newBatch returns an aligned buffer for one batch and what its last block
+// lacks, and what frees it.
+func newBatch() (buf []byte, free func() error, err error) {
+	buf, err = unix.Mmap(-1, 0, batchSize+directAlign, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	return buf, func() error { return unix.Munmap(buf) }, err
+}
+
+// write writes the first n bytes of buf to the image at off. What follows
+// there up to limit is a hole, which zeros may fill.
+func (w *writer) write(buf []byte, n int, off, limit int64) error {
+	whole := (n + directAlign - 1) &^ (directAlign - 1)
+	if w.direct == nil || n < directMin || off%directAlign != 0 || off+int64(whole) > limit {
+		_, err := w.file.WriteAt(buf[:n], off)
+		return err
+	}
+	clear(buf[n:whole])
+	_, err := w.direct.WriteAt(buf[:whole], off)
+	if errors.Is(err, unix.EINVAL) { // a filesystem that opens so and can't write so
+		_, err = w.file.WriteAt(buf[:n], off)
+	}
+	return err
+}
