@@ -10,14 +10,10 @@ package export
 
 import (
 	"context"
-	"encoding/hex"
-	"fmt"
 	"log/slog"
 	"path/filepath"
-	"strings"
 	"time"
 
-	"github.com/DragonOS-Community/rootfs/export/ext4"
 	"github.com/DragonOS-Community/rootfs/export/plan"
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
@@ -27,18 +23,22 @@ import (
 type Request struct {
 	Img, Tar, Docker, OCI string // output paths
 
-	Filesystem string // "ext4"
+	Filesystem string // "ext4", "vfat"
 	Partition  string // "mbr", "gpt", "none"
 	Size       string // of the image, as ParseSize takes it
 	Free       string // added to an image of automatic size
 	Label      string
-	UUID       string // of the filesystem; "" derives it from the content
+	UUID       string // of the filesystem, of vfat the volume's ID; "" derives it from the content
 
 	Arch string // x86_64 aarch64 riscv64 loongarch64
 	Tag  string // of the container image
 
 	// Strict makes errors of the warnings.
 	Strict bool
+
+	// Lossy leaves out of a vfat image what FAT can't hold, with a warning
+	// for each; otherwise that is an error, which lists it all.
+	Lossy bool
 
 	// Epoch is the latest time that an entry may have; nil for any.
 	Epoch *overlay.Time
@@ -109,7 +109,7 @@ type exporting struct {
 	request  Request // with the manifest's settings filled in
 	progress Progress
 	report   *Report
-	planner  *ext4.Planner   // nil without a disk image
+	planner  planner         // nil without a disk image
 	links    map[uint64]bool // hard-linked files that were counted
 }
 
@@ -124,7 +124,7 @@ func newExport(t *overlay.Tree, r *Request) (*exporting, error) {
 	}
 	if x.request.Img != "" {
 		var err error
-		if x.planner, err = x.newPlanner(); err != nil {
+		if x.planner, err = newPlanner(&x.request); err != nil {
 			return nil, err
 		}
 	}
@@ -154,48 +154,6 @@ func (x *exporting) fillIn(m *overlay.Manifest) {
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)
 	}
-}
-
-func (x *exporting) newPlanner() (*ext4.Planner, error) {
-	r := &x.request
-	if r.Filesystem != "ext4" {
-		return nil, fmt.Errorf("filesystem %q: this version writes ext4 only", r.Filesystem)
-	}
-	size, err := ParseSize(r.Size)
-	if err != nil {
-		return nil, err
-	}
-	free, err := ParseSize(r.Free)
-	if err != nil {
-		return nil, err
-	}
-	if size > 0 {
-		if size -= PartitionTable(r.Partition).Overhead(); size <= 0 {
-			return nil, fmt.Errorf("size %s: too small for a %s partition table", r.Size, r.Partition)
-		}
-	}
-	opts := ext4.Options{Size: size, Free: free, Label: r.Label}
-	if r.UUID != "" {
-		if opts.UUID, err = parseUUID(r.UUID); err != nil {
-			return nil, err
-		}
-	}
-	if r.Epoch != nil {
-		opts.Created = *r.Epoch
-	}
-	if PartitionTable(r.Partition) == PartitionGPT {
-		r.Log.Warn("DragonOS reads a GPT disk as one partition of type 0xEE and won't find the filesystem; use --partition mbr for it")
-	}
-	return ext4.New(opts)
-}
-
-func parseUUID(s string) (id [16]byte, err error) {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
-	if err != nil || len(b) != len(id) {
-		return id, fmt.Errorf("uuid %q: write 32 hexadecimal digits, as in 01234567-89ab-cdef-0123-456789abcdef", s)
-	}
-	copy(id[:], b)
-	return id, nil
 }
 
 func (x *exporting) listOutputs() {
@@ -259,8 +217,8 @@ func (x *exporting) planDisk() (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts := DiskOptions{Table: PartitionTable(x.request.Partition)}
-	if opts.ID, err = uuidOf(fs); err != nil {
+	opts := DiskOptions{Table: PartitionTable(x.request.Partition), FAT: x.request.Filesystem == filesystemVFAT}
+	if opts.ID, err = idOf(fs, x.request.Filesystem); err != nil {
 		return nil, err
 	}
 	disk, err := NewDisk(fs, opts)
@@ -268,13 +226,6 @@ func (x *exporting) planDisk() (*plan.Plan, error) {
 		x.sized("disk image", disk.Size())
 	}
 	return disk, err
-}
-
-// uuidOf reads the filesystem's UUID from its superblock (ext4 disk layout,
-// s_uuid at 0x68 of the superblock at 1024).
-func uuidOf(fs *plan.Plan) (id [16]byte, err error) {
-	_, err = fs.ReadAt(id[:], 1024+0x68)
-	return id, err
 }
 
 // created is the time that a container image states.

@@ -31,12 +31,13 @@ func exportCommand(std streams) *cli.Command {
 			&cli.PathFlag{Name: "tar", Usage: "write a layer tar to `FILE`"},
 			&cli.PathFlag{Name: "docker", Usage: "write a docker archive to `FILE`, compressed if it ends in .gz or .zst"},
 			&cli.PathFlag{Name: "oci", Usage: "write an OCI image layout to `DIR`"},
-			&cli.StringFlag{Name: "fs", Usage: "the image's filesystem: ext4"},
+			&cli.StringFlag{Name: "fs", Usage: "the image's filesystem: ext4, vfat"},
 			&cli.StringFlag{Name: "partition", Usage: "the image's partition `TABLE`: mbr, gpt, none"},
 			&cli.StringFlag{Name: "size", Usage: "the image's `SIZE`, as 512M or 2GiB; auto: content and --free"},
 			&cli.StringFlag{Name: "free", Usage: "free space in an image of automatic size, as `SIZE`"},
 			&cli.StringFlag{Name: "label", Usage: "the filesystem's `LABEL`"},
 			&cli.StringFlag{Name: "tag", Usage: "the container image's `NAME[:TAG]`"},
+			&cli.BoolFlag{Name: "lossy", Usage: "leave out of a vfat image what FAT can't hold, with a warning for each"},
 			&cli.BoolFlag{Name: "strict", Usage: "fail where there would be a warning"},
 			&cli.BoolFlag{Name: "n", Usage: "print what would be written, and write nothing"},
 		},
@@ -69,6 +70,7 @@ func newRequest(c *cli.Context) (*export.Request, error) {
 		Img: c.Path("img"), Tar: c.Path("tar"), Docker: c.Path("docker"), OCI: c.Path("oci"),
 		Filesystem: c.String("fs"), Partition: c.String("partition"), Size: c.String("size"),
 		Free: c.String("free"), Label: c.String("label"), Tag: c.String("tag"), Strict: c.Bool("strict"),
+		Lossy: c.Bool("lossy"),
 	}
 	if len(outputs(r)) == 0 {
 		return nil, usagef(c, "nothing to write: give --img FILE, --tar FILE, --docker FILE or --oci DIR")

@@ -70,14 +70,11 @@ func TestNeededSize(t *testing.T) {
 		tr := newTree(t, t.TempDir())
 		tr.empty("file", content)
 		_, err := tr.planner(Options{Size: 1 << 20}).Plan()
-		var need int64
-		if err == nil {
-			t.Fatal("planned an image of 1 MiB")
+		var size *SizeError
+		if !errors.As(err, &size) || size.Size != 1<<20 {
+			t.Fatalf("an image of 1 MiB: %v", err)
 		}
-		_, tail, _ := strings.Cut(err.Error(), "it needs ")
-		if _, scanErr := fmt.Sscan(tail, &need); scanErr != nil {
-			t.Fatalf("no size in %v: %v", err, scanErr)
-		}
+		need := size.Need
 		image, _ := tr.image(t.TempDir(), Options{Size: need})
 		fsck(t, image)
 		if _, err := tr.planner(Options{Size: need - sizeUnit}).Plan(); err == nil {

@@ -3,7 +3,6 @@ package fat32
 import (
 	"fmt"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -31,17 +30,13 @@ func (l Loss) String() string {
 	return name + ": " + l.Reason
 }
 
-// LossError says what keeps a tree from becoming an image of FAT32.
+// LossError says what keeps a tree from becoming an image of FAT32: all of it,
+// sorted by path, and at least one.
 type LossError struct{ Losses []Loss }
 
-// Error lists all losses, one a line.
+// Error is one line, with the first loss.
 func (e *LossError) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "FAT32 can't hold all of the tree (%d losses):", len(e.Losses))
-	for _, l := range e.Losses {
-		b.WriteString("\n  " + l.String())
-	}
-	return b.String()
+	return fmt.Sprintf("FAT32 can't hold all of the tree: of %d losses, the first is %s", len(e.Losses), e.Losses[0])
 }
 
 // noteAttributes notes what an entry loses if it is kept. Copies of it lose

@@ -3,6 +3,7 @@ package fat32
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,8 +71,11 @@ func TestLosses(t *testing.T) {
 		t.Fatalf("planned: %v", err)
 	}
 	same(t, sorted(listed(loss.Losses)), sorted(lost))
-	if n := strings.Count(err.Error(), "\n  "); n != len(lost) {
-		t.Errorf("%d lines for %d losses: %v", n, len(lost), err)
+	if byPath := func(x, y Loss) int { return strings.Compare(x.Path, y.Path) }; !slices.IsSortedFunc(loss.Losses, byPath) {
+		t.Error("not sorted by path")
+	}
+	if want := fmt.Sprintf("of %d losses, the first is %s", len(lost), loss.Losses[0]); !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got %v, want … %s", err, want)
 	}
 	for _, l := range loss.Losses {
 		if l.Kept != (l.Path == "attributes") {
