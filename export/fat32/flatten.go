@@ -69,13 +69,13 @@ func (d *directory) within(n *node) bool {
 // flatten makes the image's directories and the list of losses.
 func (p *Planner) flatten(root *node) error {
 	p.dirs = []*directory{{node: root}}
-	names := 0
+	names := 0 // with those that are lost, which take memory too
 	for i := 0; i < len(p.dirs); i++ {
 		d := p.dirs[i]
 		if err := p.fill(d); err != nil {
 			return err
 		}
-		if names += len(d.files); names > p.entries+maxCopies {
+		if names += len(d.node.data.(*listing).nodes); names > p.entries+maxCopies {
 			return fmt.Errorf("%s: symlinks to directories copy more than %d entries; remove some of those links",
 				d.path(), maxCopies)
 		}
