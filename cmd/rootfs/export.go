@@ -80,15 +80,23 @@ func newRequest(c *cli.Context) (*export.Request, error) {
 			return nil, usagef(c, "--%s %s: use one of %s", choice.flag, quoted(v), strings.Join(choice.values, ", "))
 		}
 	}
-	// https://reproducible-builds.org/specs/source-date-epoch/
-	if text := os.Getenv("SOURCE_DATE_EPOCH"); text != "" {
-		sec, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || sec < 0 {
-			return nil, usagef(c, "SOURCE_DATE_EPOCH=%s: not a number of seconds since 1970", quoted(text))
-		}
-		r.Epoch = &overlay.Time{Sec: sec}
+	var err error
+	r.Epoch, err = epoch(c)
+	return r, err
+}
+
+// epoch returns the time that SOURCE_DATE_EPOCH asks for, nil for none
+// (https://reproducible-builds.org/specs/source-date-epoch/).
+func epoch(c *cli.Context) (*overlay.Time, error) {
+	text := os.Getenv("SOURCE_DATE_EPOCH")
+	if text == "" {
+		return nil, nil
 	}
-	return r, nil
+	sec, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || sec < 0 {
+		return nil, usagef(c, "SOURCE_DATE_EPOCH=%s: not a number of seconds since 1970", quoted(text))
+	}
+	return &overlay.Time{Sec: sec}, nil
 }
 
 // outputs are the paths that a request writes to.

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strconv"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -125,18 +124,4 @@ func imageCheck(c *cli.Context, std streams, args []string) error {
 		}
 		return errors.Join(err, &toldError{exitFailed})
 	})
-}
-
-// imageEpoch returns the time that SOURCE_DATE_EPOCH asks for, nil for none
-// (https://reproducible-builds.org/specs/source-date-epoch/).
-func imageEpoch(c *cli.Context) (*overlay.Time, error) {
-	text := os.Getenv("SOURCE_DATE_EPOCH")
-	if text == "" {
-		return nil, nil
-	}
-	sec, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || sec < 0 {
-		return nil, usagef(c, "SOURCE_DATE_EPOCH=%s: not a number of seconds since 1970", quoted(text))
-	}
-	return &overlay.Time{Sec: sec}, nil
 }

@@ -59,7 +59,7 @@ func withSides(c *cli.Context, std streams, args []string, compare func(a, b exp
 		defer b.Close() //nolint:errcheck // only read
 		return compare(a, b)
 	}
-	epoch, err := imageEpoch(c)
+	epoch, err := epoch(c)
 	if err != nil {
 		return err
 	}
