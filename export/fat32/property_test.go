@@ -143,7 +143,8 @@ func (m *model) visit(at, dir string, in []string) {
 			from = m.links[from]
 		}
 		key := strings.ToLower(strings.ToUpper(base))
-		if !m.holds(from, base, in) || folded[key] {
+		loops := m.byPath[path.Join(dir, base)].IsSymlink() && slices.Contains(in, from)
+		if loops || !m.holds(from, base) || folded[key] {
 			m.lost = append(m.lost, name)
 			continue
 		}
@@ -159,8 +160,8 @@ func (m *model) visit(at, dir string, in []string) {
 }
 
 // holds tells whether FAT can hold an entry by a name.
-func (m *model) holds(from, name string, in []string) bool {
+func (m *model) holds(from, name string) bool {
 	e := m.byPath[from]
-	return e != nil && (e.IsRegular() || e.IsDir()) && !slices.Contains(in, from) &&
+	return e != nil && (e.IsRegular() || e.IsDir()) &&
 		!strings.ContainsAny(name, ":\\") && !strings.Contains(name, "\xff") && !strings.HasSuffix(name, ".")
 }
