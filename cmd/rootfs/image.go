@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/export"
-	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // imageAction is one of the things that can be done with an image.
