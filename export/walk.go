@@ -130,6 +130,9 @@ func (w *walker) batch(f *folder) error {
 // complete adds to an entry what Lookup leaves out.
 func (w *walker) complete(n *overlay.Node, e *overlay.Entry, path string) (err error) {
 	e.Path = path
+	if e.IsRegular() {
+		e.Content = w.tree.Content(n)
+	}
 	if e.IsSymlink() {
 		if e.Target, err = w.tree.Readlink(n); err != nil {
 			return err

@@ -396,17 +396,43 @@ func (n *Node) openHost() (int, error) {
 	if n.at.dir.layer == n.at.dir.layer.tree.edits {
 		flags = unix.O_RDWR
 	}
-	dirfd, err := n.at.dir.open()
+	return n.at.open(flags)
+}
+
+func (p *place) open(flags int) (int, error) {
+	dirfd, err := p.dir.open()
 	if err != nil {
 		return -1, err
 	}
-	defer n.at.dir.close()
+	defer p.dir.close()
 	// O_NONBLOCK: a layer's owner may put a fifo where there was a file.
-	fd, err := openRetry(dirfd, n.at.name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	fd, err := openRetry(dirfd, p.name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return -1, fmt.Errorf("%s/%s: %w", n.at.dir.layer.Dir, join(n.at.dir.path(), n.at.name), err)
+		return -1, fmt.Errorf("%s: %w", p, err)
 	}
 	return fd, nil
+}
+
+// Open implements [Content].
+func (p *place) Open() (*os.File, error) {
+	fd, err := p.open(unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), p.name), nil
+}
+
+// String names the host's file, for messages.
+func (p *place) String() string { return filepath.Join(p.dir.layer.Dir, p.dir.path(), p.name) }
+
+// Content returns the bytes of a regular file as they are on the host, without
+// the node: an export keeps a million of them. It is for a tree that is open
+// to read, where files don't move.
+func (t *Tree) Content(n *Node) Content {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	at := n.at
+	return &at
 }
 
 // Open implements [Content].
@@ -423,5 +449,5 @@ func (n *Node) String() string {
 	if n.at.dir == nil {
 		return n.path()
 	}
-	return filepath.Join(n.at.dir.layer.Dir, n.at.dir.path(), n.at.name)
+	return n.at.String()
 }
