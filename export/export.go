@@ -10,6 +10,7 @@ package export
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -214,6 +215,11 @@ func (x *exporting) walk(ctx context.Context, visitors []func(*overlay.Entry) er
 // planDisk plans the image, when all entries are known.
 func (x *exporting) planDisk() (*plan.Plan, error) {
 	fs, err := x.planner.Plan()
+	if size := new(plan.SizeError); errors.As(err, &size) {
+		// What was asked for is the disk's size.
+		overhead := PartitionTable(x.request.Partition).Overhead()
+		return nil, &plan.SizeError{Size: size.Size + overhead, Need: size.Need + overhead}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -83,7 +83,7 @@ func newFAT(r *Request, size, free int64) (planner, error) {
 		opts.Hidden = partitionStart / sectorSize
 	}
 	p, err := fat32.New(opts)
-	return fatPlanner{p, r.Log, PartitionTable(r.Partition).Overhead()}, err
+	return fatPlanner{p, r.Log}, err
 }
 
 // parseID reads an identifier of some bytes, as the example is written.
@@ -95,21 +95,17 @@ func parseID(s string, size int, example string) ([]byte, error) {
 	return b, nil
 }
 
-// fatPlanner lists what FAT can't hold, and speaks of the disk's size.
+// fatPlanner lists what FAT can't hold.
 type fatPlanner struct {
 	*fat32.Planner
-	log      *slog.Logger
-	overhead int64
+	log *slog.Logger
 }
 
 func (p fatPlanner) Plan() (*plan.Plan, error) {
 	fs, err := p.Planner.Plan()
 	var losses *fat32.LossError
-	var size *fat32.SizeError
 	level := slog.LevelWarn
 	switch {
-	case errors.As(err, &size):
-		return nil, &fat32.SizeError{Size: size.Size + p.overhead, Need: size.Need + p.overhead}
 	case errors.As(err, &losses):
 		level = slog.LevelError
 		err = fmt.Errorf("FAT32 can't hold the %d things above; use --lossy to export without them, or --fs ext4", len(losses.Losses))

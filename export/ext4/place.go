@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/export/plan"
 )
 
 const (
@@ -39,8 +41,7 @@ func (p *Planner) place() (*placed, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, fmt.Errorf("the content does not fit an image of %d bytes, it needs %d (%d MiB)",
-		p.opts.Size, least.size, least.size>>20)
+	return nil, &plan.SizeError{Size: p.opts.Size, Need: least.size}
 }
 
 // placeAuto finds a size that holds everything and leaves some blocks free.

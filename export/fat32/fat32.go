@@ -123,7 +123,7 @@ func checkLabel(label string) error {
 
 // Plan places everything and returns the image. The error is a [*LossError] if
 // FAT can't hold all of the tree, unless the losses are accepted, and a
-// [*SizeError] if the content doesn't fit the size that was asked for. A
+// [*plan.SizeError] if the content doesn't fit the size that was asked for. A
 // planner plans once.
 func (p *Planner) Plan() (*plan.Plan, error) {
 	if len(p.open) == 0 {

@@ -3,6 +3,8 @@ package fat32
 import (
 	"fmt"
 	"sort"
+
+	"github.com/DragonOS-Community/rootfs/export/plan"
 )
 
 const (
@@ -96,16 +98,7 @@ func (p *Planner) choose() (*layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, &SizeError{Size: p.opts.Size, Need: least.size}
-}
-
-// SizeError says that the content doesn't fit a size, and which it does, both
-// in bytes.
-type SizeError struct{ Size, Need int64 }
-
-// Error tells both sizes.
-func (e *SizeError) Error() string {
-	return fmt.Sprintf("the content does not fit a FAT32 image of %d bytes, it needs %d (%d MiB)", e.Size, e.Need, e.Need>>20)
+	return nil, &plan.SizeError{Size: p.opts.Size, Need: least.size}
 }
 
 // chooseAuto finds the smallest size that holds everything and leaves some

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/DragonOS-Community/rootfs/export/plan"
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
@@ -70,7 +71,7 @@ func TestNeededSize(t *testing.T) {
 		tr := newTree(t, t.TempDir())
 		tr.empty("file", content)
 		_, err := tr.planner(Options{Size: 1 << 20}).Plan()
-		var size *SizeError
+		var size *plan.SizeError
 		if !errors.As(err, &size) || size.Size != 1<<20 {
 			t.Fatalf("an image of 1 MiB: %v", err)
 		}
