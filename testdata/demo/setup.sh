@@ -16,7 +16,8 @@ package() {
 	fusermount3) echo fuse3 ;;
 	getfattr | setfattr) echo attr ;;
 	getfacl | setfacl) echo acl ;;
-	mkfs.fat | fsck.fat) echo dosfstools ;;
+	mkfs.fat | mkfs.vfat | fsck.fat) echo dosfstools ;;
+	mcopy | mdir | minfo) echo mtools ;;
 	partx) echo util-linux ;;
 	qemu-system-x86_64) echo qemu-system-x86 ;;
 	setcap | getcap) echo libcap2-bin ;;
