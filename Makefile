@@ -8,8 +8,8 @@ GOLANGCI_VERSION := v2.15.0
 FUZZTIME  ?= 30s
 COUNT     ?= 10
 
-TEST_TOOLS := bsdtar cpio debootstrap e2fsck fusermount3 gcc getfacl getfattr \
-              git make partx podman python3 rsync setcap sfdisk sgdisk skopeo \
+TEST_TOOLS := bsdtar cpio debootstrap e2fsck fsck.fat fusermount3 gcc getfacl getfattr \
+              git make mcopy mkfs.vfat partx podman python3 rsync setcap sfdisk sgdisk skopeo \
               tar umoci vim.tiny
 
 .PHONY: build test race lint fuzz bench bench-export demo clean
