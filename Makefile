@@ -12,7 +12,7 @@ TEST_TOOLS := bsdtar cpio debootstrap e2fsck fsck.fat fusermount3 gcc getfacl ge
               git make mcopy mkfs.vfat partx podman python3 rsync setcap sfdisk sgdisk skopeo \
               tar umoci vim.tiny
 
-.PHONY: build test race lint fuzz bench bench-export demo clean
+.PHONY: build test race lint fuzz judge bench bench-export demo clean
 
 build:
 	$(GO) build -o bin/rootfs ./cmd/rootfs
@@ -44,13 +44,18 @@ fuzz:
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
 
+# Random operations on a mount and on the kernel's overlayfs, side by side.
+JUDGE_CHECKS ?= 100
+judge:
+	$(GO) test -count 1 -timeout 90m -tags judge -run TestLikeTheKernelsOverlay ./cmd/rootfs -rapid.checks=$(JUDGE_CHECKS)
+
 # Images: this program, mkfs.ext4 -d and a loop mount, in turn. As root, on a
 # quiet machine; the trees stay in BENCH_DIR.
 BENCH_DIR ?= $(CURDIR)/bin/bench
 bench-export:
 	testdata/demo/setup.sh debootstrap mkfs.ext4 xz
 	testdata/bench/tree.sh $(BENCH_DIR)
-	ROOTFS_BENCH_DIR=$(BENCH_DIR) $(GO) test -count 1 -timeout 90m -run 'TestBench(Export|Linear)' ./cmd/rootfs -v
+	ROOTFS_BENCH_DIR=$(BENCH_DIR) $(GO) test -count 1 -timeout 90m -tags bench -run 'TestBench(Export|Linear)' ./cmd/rootfs -v
 
 demo: build
 	testdata/demo/demo.sh

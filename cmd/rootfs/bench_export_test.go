@@ -1,3 +1,5 @@
+//go:build bench
+
 package main
 
 import (
@@ -30,7 +32,7 @@ func benchDir(t *testing.T) string {
 	t.Helper()
 	dir := os.Getenv("ROOTFS_BENCH_DIR")
 	if dir == "" {
-		t.Skip("a benchmark; run it with: make bench-export")
+		t.Fatal("ROOTFS_BENCH_DIR is not set; run this with: make bench-export")
 	}
 	return dir
 }
