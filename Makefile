@@ -44,10 +44,11 @@ fuzz:
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
 
-# Random operations on a mount and on the kernel's overlayfs, side by side.
+# Random operations on a mount and on the kernel's overlayfs, side by side, as
+# many sequences as JUDGE_CHECKS.
 JUDGE_CHECKS ?= 100
 judge:
-	$(GO) test -count 1 -timeout 90m -tags judge -run TestLikeTheKernelsOverlay ./cmd/rootfs -rapid.checks=$(JUDGE_CHECKS)
+	ROOTFS_PROPERTY_CHECKS=$(JUDGE_CHECKS) $(GO) test -count 1 -timeout 90m -tags judge -run TestLikeKernelOverlayfs ./cmd/rootfs
 
 # Images: this program, mkfs.ext4 -d and a loop mount, in turn. As root, on a
 # quiet machine; the trees stay in BENCH_DIR.

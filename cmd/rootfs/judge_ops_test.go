@@ -67,7 +67,7 @@ func (d *drawer) content() []byte {
 }
 
 func (d *drawer) mode() uint32 {
-	return pick[uint32](d, "mode", 0o644, 0o755, 0o4755, 0o2755, 0o2644, 0o1777, 0o600, 0, 0o6777)
+	return pick[uint32](d, "mode", 0o644, 0o755, 0o4755, 0o2755, 0o1777, 0o600, 0, 0o6777)
 }
 
 // operation draws one; the simplest is none.

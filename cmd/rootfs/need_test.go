@@ -17,15 +17,16 @@ var capabilities = map[string]func() bool{
 	"busybox": func() bool {
 		return found("busybox") && exec.Command("sh", "-c", `! ldd "$(command -v busybox)"`).Run() == nil
 	},
-	"fsck":    func() bool { return found("e2fsck") },
-	"cc":      func() bool { return found("cc") && found("make") },
-	"git":     func() bool { return found("git") },
-	"rsync":   func() bool { return found("rsync") },
-	"python3": func() bool { return found("python3") },
-	"skopeo":  func() bool { return found("skopeo") },
-	"vim":     func() bool { return found("vim.tiny") },
-	"xattr":   func() bool { return found("setfattr") },
-	"debian":  func() bool { return debianTar() != "" },
+	"fsck":      func() bool { return found("e2fsck") },
+	"overlayfs": kernelOverlay,
+	"cc":        func() bool { return found("cc") && found("make") },
+	"git":       func() bool { return found("git") },
+	"rsync":     func() bool { return found("rsync") },
+	"python3":   func() bool { return found("python3") },
+	"skopeo":    func() bool { return found("skopeo") },
+	"vim":       func() bool { return found("vim.tiny") },
+	"xattr":     func() bool { return found("setfattr") },
+	"debian":    func() bool { return debianTar() != "" },
 }
 
 // lack says what is missing for a test, "" if nothing is. Where
@@ -66,4 +67,11 @@ func found(program string) bool {
 func isCharDevice(path string) bool {
 	st, err := os.Stat(path)
 	return err == nil && st.Mode()&os.ModeCharDevice != 0
+}
+
+// kernelOverlay tells whether the kernel has overlayfs; mounting it needs root,
+// which a test asks for besides.
+func kernelOverlay() bool {
+	known, err := os.ReadFile("/proc/filesystems")
+	return err == nil && strings.Contains(string(known), "\toverlay\n")
 }
