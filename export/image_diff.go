@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"os"
 	"strings"
 	"time"
 
@@ -57,7 +56,7 @@ func (TreeSide) Content(e *overlay.Entry) (Content, error) {
 }
 
 type hostContent struct {
-	*os.File
+	*overlay.File
 	ranges []plan.Range
 }
 

@@ -1,10 +1,10 @@
 package export
 
 import (
-	"os"
 	"strconv"
 
 	"github.com/DragonOS-Community/rootfs/export/plan"
+	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // holeUnit is the least hole that is kept, and its alignment: filesystems
@@ -13,7 +13,7 @@ const holeUnit = 4096
 
 // dataRanges lists the parts of f's first size bytes that hold data, in whole
 // units.
-func dataRanges(f *os.File, size int64) ([]plan.Range, error) {
+func dataRanges(f *overlay.File, size int64) ([]plan.Range, error) {
 	exact, err := plan.DataRanges(f, size)
 	if err != nil {
 		return nil, err

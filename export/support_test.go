@@ -54,7 +54,10 @@ func run(t testing.TB, name string, args ...string) string {
 // hostFile is content in a file of the host.
 type hostFile string
 
-func (f hostFile) Open() (*os.File, error) { return os.Open(string(f)) }
+func (f hostFile) Open() (*overlay.File, error) {
+	fd, err := unix.Open(string(f), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return overlay.NewFile(fd, string(f)), err
+}
 
 // tree collects entries; the contents are in a directory of the test.
 type tree struct {
@@ -194,24 +197,24 @@ type line struct {
 
 func (l *line) content(t testing.TB, path string) {
 	t.Helper()
-	f, err := os.Open(path)
+	f, err := hostFile(path).Open()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer closeFile(t, f)
-	st, err := f.Stat()
+	size, err := f.Size()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ranges, err := dataRanges(f, st.Size())
+	ranges, err := dataRanges(f, size)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := sha256.New()
-	if _, err := io.Copy(h, io.NewSectionReader(f, 0, st.Size())); err != nil {
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, size)); err != nil {
 		t.Fatal(err)
 	}
-	l.data = fmt.Sprintf("size=%d data=%v sha256=%x", st.Size(), ranges, h.Sum(nil)[:6])
+	l.data = fmt.Sprintf("size=%d data=%v sha256=%x", size, ranges, h.Sum(nil)[:6])
 }
 
 func (l *line) String() string {
@@ -263,7 +266,7 @@ func equalLines(t testing.TB, what string, want, got []string) {
 	}
 }
 
-func closeFile(t testing.TB, f *os.File) {
+func closeFile(t testing.TB, f io.Closer) {
 	t.Helper()
 	if err := f.Close(); err != nil {
 		t.Error(err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"path"
 
 	"golang.org/x/sys/unix"
@@ -201,13 +200,13 @@ func (t *TarWriter) file(e *overlay.Entry, h *tarHeader) (err error) {
 }
 
 // checkSize returns an error if f is not of the size that its entry has.
-func checkSize(f *os.File, size int64) error {
-	st, err := f.Stat()
+func checkSize(f *overlay.File, size int64) error {
+	now, err := f.Size()
 	if err != nil {
 		return err
 	}
-	if st.Size() != size {
-		return fmt.Errorf("content has %d bytes instead of %d: it changed while being read", st.Size(), size)
+	if now != size {
+		return fmt.Errorf("content has %d bytes instead of %d: it changed while being read", now, size)
 	}
 	return nil
 }

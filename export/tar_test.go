@@ -272,7 +272,7 @@ func TestBadEntryFailsWithItsPath(t *testing.T) {
 	}{
 		"shorter": {func(e *overlay.Entry) { e.Size++ }, "tar: d/f: content has 4 bytes instead of 5"},
 		"longer":  {func(e *overlay.Entry) { e.Size-- }, "tar: d/f: content has 4 bytes instead of 3"},
-		"gone":    {func(e *overlay.Entry) { e.Content = hostFile("/nonexistent") }, "tar: d/f: open /nonexistent"},
+		"gone":    {func(e *overlay.Entry) { e.Content = hostFile("/nonexistent") }, "tar: d/f: no such file or directory"},
 		"nothing": {func(e *overlay.Entry) { e.Content = nil }, "tar: d/f: file has no content"},
 		"type":    {func(e *overlay.Entry) { e.Mode = 0o644 }, "tar: d/f: file type 0"},
 		"device": {

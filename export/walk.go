@@ -28,7 +28,9 @@ func Walk(ctx context.Context, t *overlay.Tree, epoch *overlay.Time, visit func(
 	if err := visit(&root); err != nil {
 		return err
 	}
-	return w.folder(ctx, &folder{node: t.Root()})
+	err := w.folder(ctx, &folder{node: t.Root()})
+	t.ReleaseAll(w.visited)
+	return err
 }
 
 // walker visits a tree for its writers.
@@ -37,6 +39,8 @@ type walker struct {
 	epoch *overlay.Time
 	visit func(*overlay.Entry) error
 	ahead readAhead
+
+	visited []*overlay.Node // to be released
 }
 
 // folderBatch is how many entries of a directory are read at a time.
@@ -63,25 +67,48 @@ func (w *walker) folder(ctx context.Context, f *folder) error {
 		return err
 	}
 	for len(f.entries) > 0 {
-		folders := f.folders
-		for i := range f.entries {
-			e := &f.entries[i]
-			isDir := e.IsDir()
-			err := w.visit(e)
-			if err == nil && isDir {
-				err = w.folder(ctx, folders[0])
-				folders = folders[1:]
-			}
-			w.tree.Release(f.nodes[i], 1)
-			if err != nil {
-				return err
-			}
+		err := w.entries(ctx, f)
+		w.release(f.nodes)
+		if err != nil {
+			return err
 		}
 		if err := w.batch(f); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// entries visits those entries of a directory that are read.
+func (w *walker) entries(ctx context.Context, f *folder) error {
+	folders := f.folders
+	for i := range f.entries {
+		e := &f.entries[i]
+		isDir := e.IsDir()
+		if err := w.visit(e); err != nil {
+			return err
+		}
+		if isDir {
+			if err := w.folder(ctx, folders[0]); err != nil {
+				return err
+			}
+			folders = folders[1:]
+		}
+	}
+	return nil
+}
+
+// manyNodes is how many are released at a time: who releases waits for the
+// goroutines that read.
+const manyNodes = 4096
+
+// release gives nodes back, now or later.
+func (w *walker) release(nodes []*overlay.Node) {
+	w.visited = append(w.visited, nodes...)
+	if len(w.visited) >= manyNodes {
+		w.tree.ReleaseAll(w.visited)
+		w.visited = w.visited[:0]
+	}
 }
 
 // load lists a directory and reads its first entries.

@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,7 +60,7 @@ type Content interface {
 	// Open returns a file that is open for reading. It is the host's own
 	// file: offsets, holes and copy_file_range work on it. The caller closes
 	// it.
-	Open() (*os.File, error)
+	Open() (*File, error)
 }
 
 // Xattr is one extended attribute.

@@ -3,7 +3,6 @@ package overlay
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -307,6 +306,17 @@ func (t *Tree) Release(n *Node, refs uint64) {
 	t.drop(n)
 }
 
+// ReleaseAll gives back a reference to each of the nodes, at the price of one
+// release.
+func (t *Tree) ReleaseAll(nodes []*Node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, n := range nodes {
+		n.refs.Add(-1)
+		t.drop(n)
+	}
+}
+
 // unref gives back one reference, which is not the last or is taken up again
 // before the lock is: t.mu is held in either way.
 func (t *Tree) unref(n *Node) { n.refs.Add(-1) }
@@ -414,12 +424,12 @@ func (p *place) open(flags int) (int, error) {
 }
 
 // Open implements [Content].
-func (p *place) Open() (*os.File, error) {
+func (p *place) Open() (*File, error) {
 	fd, err := p.open(unix.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), p.name), nil
+	return NewFile(fd, p.name), nil
 }
 
 // String names the host's file, for messages.
@@ -436,12 +446,12 @@ func (t *Tree) Content(n *Node) Content {
 }
 
 // Open implements [Content].
-func (n *Node) Open() (*os.File, error) {
+func (n *Node) Open() (*File, error) {
 	fd, err := n.openHost()
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), n.at.name), nil
+	return NewFile(fd, n.at.name), nil
 }
 
 // String names the host's file, for messages.

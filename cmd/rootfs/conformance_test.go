@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -344,7 +345,7 @@ func describeOverlay(e *overlay.Entry) (string, error) {
 		}
 		defer f.Close() //nolint:errcheck // only read
 		h := sha256.New()
-		if _, err := f.WriteTo(h); err != nil {
+		if _, err := io.Copy(h, io.NewSectionReader(f, 0, e.Size)); err != nil {
 			return "", err
 		}
 		line += fmt.Sprintf("%d %s %x names %d", e.Size, mtime, h.Sum(nil), e.Nlink)

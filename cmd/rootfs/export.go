@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,10 +53,6 @@ func exportCommand(std streams) *cli.Command {
 		},
 	}
 }
-
-// gcPercent is how much garbage may be beside what an export holds. Of a
-// million files, a fifth costs no measurable time.
-const gcPercent = 20
 
 // choices are the flags with few values.
 var choices = []struct {
@@ -116,9 +111,7 @@ func exportProject(c *cli.Context, std streams, r *export.Request) (err error) {
 		return err
 	}
 	r.Log = logger(c, std.err)
-	// What an export holds, it holds to the end: to collect rarely would only
-	// double it.
-	debug.SetGCPercent(gcPercent)
+	collectRarely()
 	state, tree, done, err := openMoment(project, r)
 	if err != nil {
 		return err

@@ -1,7 +1,6 @@
 package ext4
 
 import (
-	"os"
 	"path"
 
 	"golang.org/x/sys/unix"
@@ -69,7 +68,7 @@ func (i *inode) String() string {
 
 // Open opens the content, which makes an inode an [overlay.Content] that has
 // the name it has in the image.
-func (i *inode) Open() (*os.File, error) { return i.content.Open() }
+func (i *inode) Open() (*overlay.File, error) { return i.content.Open() }
 
 func (i *inode) kind() uint16 { return i.mode & unix.S_IFMT }
 

@@ -21,7 +21,10 @@ import (
 // hostFile is a file's content by its path.
 type hostFile string
 
-func (h hostFile) Open() (*os.File, error) { return os.Open(string(h)) }
+func (h hostFile) Open() (*overlay.File, error) {
+	fd, err := unix.Open(string(h), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return overlay.NewFile(fd, string(h)), err
+}
 
 // tree is a filesystem in memory, its files' bytes in a folder.
 type tree struct {
@@ -210,11 +213,11 @@ func line(t tb, e *overlay.Entry, nlink uint32, xattrs map[string]string, host s
 
 // contentLine describes a file's data blocks: where they are and their hash.
 func contentLine(t tb, host string, size int64) string {
-	f, err := os.Open(host)
+	f, err := hostFile(host).Open()
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it was only read
 	ranges, err := plan.DataRanges(f, size)
 	if err != nil {
 		t.Fatalf("%v", err)

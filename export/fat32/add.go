@@ -2,7 +2,6 @@ package fat32
 
 import (
 	"fmt"
-	"os"
 	"path"
 	"strings"
 
@@ -35,7 +34,7 @@ func (n *node) kind() uint32 { return uint32(n.mode) & unix.S_IFMT }
 func (n *node) isDir() bool  { return n.kind() == unix.S_IFDIR }
 
 // Open implements [overlay.Content].
-func (n *node) Open() (*os.File, error) { return n.data.(overlay.Content).Open() }
+func (n *node) Open() (*overlay.File, error) { return n.data.(overlay.Content).Open() }
 
 // String returns the path, by which errors name the file.
 func (n *node) String() string {

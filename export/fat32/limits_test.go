@@ -180,7 +180,7 @@ func TestOrder(t *testing.T) {
 // gone is content that can't be opened.
 type gone struct{}
 
-func (gone) Open() (*os.File, error) { return nil, os.ErrNotExist }
+func (gone) Open() (*overlay.File, error) { return nil, os.ErrNotExist }
 
 // TestMissingSource: errors name the file by its path in the tree.
 func TestMissingSource(t *testing.T) {

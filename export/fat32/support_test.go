@@ -69,7 +69,10 @@ func fsck(t tb, image string) {
 // hostFile is a file's content by its path.
 type hostFile string
 
-func (h hostFile) Open() (*os.File, error) { return os.Open(string(h)) }
+func (h hostFile) Open() (*overlay.File, error) {
+	fd, err := unix.Open(string(h), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return overlay.NewFile(fd, string(h)), err
+}
 
 const mtime = 1_700_000_001 // 2023-11-14 22:13:21
 

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"os"
 	"slices"
 	"sync"
 
@@ -21,11 +20,11 @@ type fileCache struct {
 
 type cachedFile struct {
 	content overlay.Content
-	file    *os.File
+	file    *overlay.File
 }
 
 // take returns an open file of c, to be given back.
-func (fc *fileCache) take(c overlay.Content) (*os.File, error) {
+func (fc *fileCache) take(c overlay.Content) (*overlay.File, error) {
 	fc.mu.Lock()
 	i := slices.IndexFunc(fc.open, func(o cachedFile) bool { return o.content == c })
 	if i < 0 {
@@ -39,10 +38,10 @@ func (fc *fileCache) take(c overlay.Content) (*os.File, error) {
 }
 
 // give returns a file that take gave.
-func (fc *fileCache) give(c overlay.Content, f *os.File) {
+func (fc *fileCache) give(c overlay.Content, f *overlay.File) {
 	fc.mu.Lock()
 	fc.open = append(fc.open, cachedFile{c, f})
-	var oldest *os.File
+	var oldest *overlay.File
 	if len(fc.open) > cachedFiles {
 		oldest = fc.open[0].file
 		fc.open = slices.Delete(fc.open, 0, 1)

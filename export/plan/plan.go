@@ -125,7 +125,7 @@ func readFull(r io.ReaderAt, b []byte, off int64) error {
 }
 
 // open opens a source for reading.
-func open(c overlay.Content) (*os.File, error) {
+func open(c overlay.Content) (*overlay.File, error) {
 	f, err := c.Open()
 	if err != nil && isNamed(c) {
 		return nil, fmt.Errorf("%s: %w", sourceName(c, nil), err)
@@ -140,7 +140,7 @@ func isNamed(c overlay.Content) bool {
 
 // sourceName is what errors call a source: its own name when it has one, or
 // that of the host's file.
-func sourceName(c overlay.Content, f *os.File) string {
+func sourceName(c overlay.Content, f *overlay.File) string {
 	if s, ok := c.(fmt.Stringer); ok {
 		return s.String()
 	}

@@ -13,13 +13,17 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/DragonOS-Community/rootfs/overlay"
 	"golang.org/x/sys/unix"
 )
 
 // hostFile is a file's content by its path.
 type hostFile string
 
-func (h hostFile) Open() (*os.File, error) { return os.Open(string(h)) }
+func (h hostFile) Open() (*overlay.File, error) {
+	fd, err := unix.Open(string(h), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return overlay.NewFile(fd, string(h)), err
+}
 
 // named is content that has a name of its own.
 type named struct {
@@ -150,7 +154,7 @@ func TestHolesStay(t *testing.T) {
 	if st.Size != 1<<41 || st.Blocks*512 > 1<<20 {
 		t.Errorf("%d bytes, %d of them allocated", st.Size, st.Blocks*512)
 	}
-	ranges, err := DataRanges(f, st.Size)
+	ranges, err := DataRanges(overlay.NewFile(int(f.Fd()), f.Name()), st.Size)
 	if want := []Range{{0, 4096}, {1 << 40, 4096}}; err != nil || !slices.Equal(ranges, want) {
 		t.Errorf("data at %v (%v), want %v", ranges, err, want)
 	}
@@ -192,13 +196,13 @@ func TestBuildRefuses(t *testing.T) {
 func TestSourceErrors(t *testing.T) {
 	short := source(t, []byte("short"))
 	for _, c := range []struct {
-		content interface{ Open() (*os.File, error) }
+		content interface{ Open() (*overlay.File, error) }
 		want    string
 		is      error
 	}{
 		{short, string(short) + ": ends at byte 5", io.ErrUnexpectedEOF},
 		{named{short, "etc/motd"}, "etc/motd: ends at byte 5", io.ErrUnexpectedEOF},
-		{named{"/nonexistent", "etc/motd"}, "etc/motd: open /nonexistent", os.ErrNotExist},
+		{named{"/nonexistent", "etc/motd"}, "etc/motd: no such file or directory", os.ErrNotExist},
 	} {
 		var b Builder
 		b.Copy(0, 6, c.content, 0)

@@ -3,8 +3,8 @@ package plan
 import (
 	"errors"
 	"fmt"
-	"os"
 
+	"github.com/DragonOS-Community/rootfs/overlay"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,10 +16,10 @@ type Range struct {
 // DataRanges lists the parts of f's first size bytes that aren't holes, in
 // order. A filesystem that can't tell holes has none: everything is data.
 // The file's position is moved.
-func DataRanges(f *os.File, size int64) ([]Range, error) {
+func DataRanges(f *overlay.File, size int64) ([]Range, error) {
 	var ranges []Range
 	for off := int64(0); off < size; {
-		start, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+		start, err := unix.Seek(f.Fd(), off, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
 			break // a hole up to the end
 		}
@@ -32,7 +32,7 @@ func DataRanges(f *os.File, size int64) ([]Range, error) {
 		if start >= size {
 			break
 		}
-		end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
+		end, err := unix.Seek(f.Fd(), start, unix.SEEK_HOLE)
 		if err != nil {
 			return nil, fmt.Errorf("find holes of %s: %w", f.Name(), err)
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -23,9 +22,10 @@ const (
 	// of a file's last block. Longer ones stay holes.
 	maxGap = 4096
 
-	// maxWorkers bounds the copiers: they are limited by the disk and the page
-	// cache, and each has a buffer.
-	maxWorkers = 4
+	// copiers are so many, whatever the processors: while some wait for the
+	// disk, others read. With two, both of 2 processors waited at times (the
+	// writing of 1.5 GiB took 1.6 s; with 4 and with 6 it took 1.3).
+	copiers = 4
 )
 
 // WriteFile writes the image to f, whose old content is dropped; holes stay
@@ -46,7 +46,7 @@ func (p *Plan) WriteFile(ctx context.Context, f *os.File, progress func(bytes in
 	if w.direct != nil {
 		defer w.direct.Close() //nolint:errcheck // f is the one that is synced
 	}
-	for range min(runtime.GOMAXPROCS(0), maxWorkers) {
+	for range copiers {
 		g.Go(func() error { return w.work(ctx) })
 	}
 	return g.Wait()
