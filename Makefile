@@ -12,7 +12,7 @@ TEST_TOOLS := bsdtar cpio debootstrap e2fsck fsck.fat fusermount3 gcc getfacl ge
               git make mcopy mkfs.vfat partx podman python3 rsync setcap sfdisk sgdisk skopeo \
               tar umoci vim.tiny
 
-.PHONY: build test race lint fuzz judge bench bench-export demo clean
+.PHONY: build test race lint fuzz judge bench bench-export demo boot-matrix clean
 
 build:
 	$(GO) build -o bin/rootfs ./cmd/rootfs
@@ -60,6 +60,10 @@ bench-export:
 
 demo: build
 	testdata/demo/demo.sh
+
+# The sample project, booted from each form of disk image.
+boot-matrix: build
+	testdata/demo/matrix.sh
 
 clean:
 	rm -rf bin

@@ -32,22 +32,17 @@ fingerprint() {
 step "Tools"
 "$here/setup.sh" fusermount3 e2fsck cc make cpio setfattr xz zstd qemu-system-x86_64 dpkg-deb
 PATH=$top/bin:$PATH:/usr/sbin:/sbin
-"$here/unpack-deb.sh" busybox-static "$cache/busybox-static"
-busybox=$(find "$cache/busybox-static" -path '*/bin/busybox' | head -n 1)
-"$here/kernel.sh" "$cache/kernel" "$busybox"
 say "$(rootfs version)"
-say "kernel for the boot: $(find "$cache/kernel" -name 'vmlinuz-*' -printf '%f\n')"
 
 step "Project: the sample, with its packages built"
 mnt=$work/mnt
 if mountpoint -q "$mnt" 2>/dev/null; then rootfs -C "$work" umount mnt; fi
-rm -rf "$work"
-mkdir -p "$work"
-cp -a "$top/testdata/sample/." "$work"
-make -s -C "$work" packages BUSYBOX="$busybox"
+"$here/project.sh" "$work" "$cache"
 mkdir "$mnt"
 cd "$work"
 for package in user/apps/*; do say "$package: $(find "$package" ! -type d | wc -l) files"; done
+"$here/kernel.sh" "$cache/kernel" user/apps/busybox/bin/busybox
+say "kernel for the boot: $(find "$cache/kernel" -name 'vmlinuz-*' -printf '%f\n')"
 fingerprint user >"$work/before"
 
 step "Mount: packages and sysconfig as one live tree"
