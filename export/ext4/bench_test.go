@@ -28,7 +28,7 @@ func benchTree(b *testing.B) string {
 // walkFolder calls add with the entries of a folder.
 func walkFolder(root string, add func(e *overlay.Entry) error) error {
 	var e overlay.Entry
-	return filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+	return filepath.WalkDir(root, func(name string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

@@ -27,23 +27,27 @@ func TestRandomTrees(t *testing.T) {
 		t.Fatal(err)
 	}
 	folder := t.TempDir()
-	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp(folder, "")
-		if err != nil {
-			t.Fatalf("%v", err)
-		}
-		defer func() { _ = os.RemoveAll(dir) }()
-		tr := drawTree(t, dir)
-		image := writeImage(t, dir, tr.mustPlan(Options{
-			// The kernel keeps up to 16 MiB for itself (ext4_resv_clusters).
-			Free:      rapid.Int64Range(20<<20, 40<<20).Draw(t, "free"),
-			NoJournal: rapid.Bool().Draw(t, "no journal"),
-			Label:     strings.Repeat("l", rapid.IntRange(0, labelSize).Draw(t, "label")),
-			Created:   created,
-		}))
-		fsck(t, image)
-		use(t, image, tr)
-	})
+	rapid.Check(t, func(t *rapid.T) { randomTree(t, folder) })
+}
+
+// randomTree makes an image of a tree in a folder of its own, checks it and
+// uses it.
+func randomTree(t *rapid.T, folder string) {
+	dir, err := os.MkdirTemp(folder, "")
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	tr := drawTree(t, dir)
+	image := writeImage(t, dir, tr.mustPlan(Options{
+		// The kernel keeps up to 16 MiB for itself (ext4_resv_clusters).
+		Free:      rapid.Int64Range(20<<20, 40<<20).Draw(t, "free"),
+		NoJournal: rapid.Bool().Draw(t, "no journal"),
+		Label:     strings.Repeat("l", rapid.IntRange(0, labelSize).Draw(t, "label")),
+		Created:   created,
+	}))
+	fsck(t, image)
+	use(t, image, tr)
 }
 
 // around draws a number at, just below or just above one of some edges.

@@ -109,7 +109,7 @@ func TestReadAt(t *testing.T) {
 			t.Fatalf("%d bytes at %d read differently (%v)", len(got), off, err)
 		}
 	}
-	if n, err := p.ReadAt(make([]byte, 10), p.Size()-4); n != 4 || err != io.EOF {
+	if n, err := p.ReadAt(make([]byte, 10), p.Size()-4); n != 4 || !errors.Is(err, io.EOF) {
 		t.Errorf("read over the end: %d, %v", n, err)
 	}
 	if _, err := p.ReadAt(make([]byte, 1), -1); !errors.Is(err, os.ErrInvalid) {
