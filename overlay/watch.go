@@ -33,7 +33,12 @@ type watcher struct {
 	tree   *Tree
 	notify Notifier
 	events *fsnotify.Watcher
-	done   chan struct{}
+
+	wake        chan struct{} // there is something in the batch
+	ended, done chan struct{} // receive, run have returned
+
+	batchMu sync.Mutex
+	batch   batch
 
 	mu     sync.Mutex
 	dirs   map[string]*Node         // by host path
@@ -50,9 +55,11 @@ func (t *Tree) Watch(notify Notifier) error {
 		return err
 	}
 	w := &watcher{
-		tree: t, notify: notify, events: events, done: make(chan struct{}),
+		tree: t, notify: notify, events: events,
+		wake: make(chan struct{}, 1), ended: make(chan struct{}), done: make(chan struct{}),
 		dirs: make(map[string]*Node), polled: make(map[string]unix.Timespec),
 	}
+	go w.receive()
 	w.watchLayers()
 	t.mu.Lock()
 	t.watch = w
@@ -159,46 +166,66 @@ func (b *batch) note(path string, other bool) {
 	b.names[dir][name] = b.names[dir][name] || other
 }
 
-func (w *watcher) run() {
-	defer close(w.done)
-	var b batch
-	var soon <-chan time.Time
-	poll := time.NewTicker(pollEvery)
-	defer poll.Stop()
+// later notes something for run to take in.
+func (w *watcher) later(note func(*batch)) {
+	w.batchMu.Lock()
+	note(&w.batch)
+	w.batchMu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// receive notes what happens and waits for nothing else: fsnotify can hold its
+// lock until it is heard, and who changes its watches wants that lock, with
+// locks of the tree.
+func (w *watcher) receive() {
+	defer close(w.ended)
+	const otherFile = fsnotify.Create | fsnotify.Remove | fsnotify.Rename
 	for {
 		select {
 		case e, ok := <-w.events.Events:
 			if !ok {
 				return
 			}
-			const otherFile = fsnotify.Create | fsnotify.Remove | fsnotify.Rename
-			other := e.Op&otherFile != 0
-			b.note(e.Name, other)
-			b.relayer = b.relayer || other && w.tree.project.layerSign(e.Name)
-			if filepath.Base(e.Name) == ManifestName {
-				b.relayer = true
-			}
+			w.later(func(b *batch) { b.note(e.Name, e.Op&otherFile != 0) })
 		case err, ok := <-w.events.Errors:
 			if !ok {
 				return
 			}
+			if errors.Is(err, unix.EINVAL) {
+				continue // a watch that went with its directory, of which its parent tells
+			}
 			w.tree.log.Warn("watching the layers", "error", err)
-			b.overflow = true
-		case <-poll.C:
-			w.poll(&b)
-		case <-soon:
-			soon = nil
-			b = w.take(b)
-			continue
+			w.later(func(b *batch) { b.overflow = true })
 		}
-		if soon == nil && (b.names != nil || b.relayer || b.overflow) {
-			soon = time.After(settle)
+	}
+}
+
+func (w *watcher) run() {
+	defer close(w.done)
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for {
+		select {
+		case <-w.ended:
+			return
+		case <-poll.C:
+			w.poll()
+		case <-w.wake:
+			time.Sleep(settle)
+			w.batchMu.Lock()
+			b := w.batch
+			w.batch = batch{}
+			w.batchMu.Unlock()
+			w.take(b)
 		}
 	}
 }
 
 // poll looks at the directories that aren't watched.
-func (w *watcher) poll(b *batch) {
+func (w *watcher) poll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for path, was := range w.polled {
@@ -207,16 +234,26 @@ func (w *watcher) poll(b *batch) {
 			continue
 		}
 		w.polled[path] = st.Mtim
-		b.overflow = true // one look at all is cheaper than many
+		w.later(func(b *batch) { b.overflow = true }) // one look at all is cheaper than many
 	}
 }
 
-// take brings the tree up to a batch and announces the changes. It returns
-// what must be tried again.
-func (w *watcher) take(b batch) batch {
+// signs tells whether what happened may change the layers themselves.
+func (w *watcher) signs(b *batch) bool {
+	for dir, names := range b.names {
+		for name, other := range names {
+			if name == ManifestName || other && w.tree.project.layerSign(filepath.Join(dir, name)) {
+				return true
+			}
+		}
+	}
+	return b.relayer || b.overflow
+}
+
+// take brings the tree up to a batch and announces the changes.
+func (w *watcher) take(b batch) {
 	var out news
-	var again batch
-	relayer := b.relayer || b.overflow
+	relayer := w.signs(&b)
 	if !relayer {
 		for dir, names := range b.names {
 			w.mu.Lock()
@@ -236,7 +273,7 @@ func (w *watcher) take(b batch) batch {
 		if err := w.tree.relayer(&out); err != nil {
 			// A package that is being copied in is no package yet.
 			w.tree.log.Warn("the layers changed and can't be shown yet", "error", err)
-			again.relayer = true
+			w.later(func(b *batch) { b.relayer = true })
 			time.Sleep(pollEvery)
 		}
 		w.watchLayers()
@@ -247,5 +284,4 @@ func (w *watcher) take(b batch) batch {
 	for _, name := range out.names {
 		w.notify.NameChanged(name.dir, name.name)
 	}
-	return again
 }

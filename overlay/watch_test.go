@@ -1,14 +1,18 @@
 package overlay
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // heard notes what a tree announces.
@@ -174,4 +178,58 @@ func TestVanishedLayerTakesItsFilesOnly(t *testing.T) {
 	if got := dump(t, tree); !strings.Contains(got, "etc/conf") {
 		t.Errorf("the tree is\n%s", got)
 	}
+}
+
+// Directories that move away and vanish at once, while others are listed:
+// fsnotify then waits, with its lock held, for somebody to hear that a watch
+// was gone already.
+func TestWatchingNeverStopsTheTree(t *testing.T) {
+	p := project(t, "user/sysconfig/etc/file f")
+	tree, _ := watched(t, p)
+	tree.dirs.mu.Lock()
+	tree.dirs.max = 1 // an open directory keeps its watch
+	tree.dirs.mu.Unlock()
+	etc := filepath.Join(p.Root, "user/sysconfig/etc")
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for i := 0; i < 10 && err == nil; i++ {
+			for d := range 100 {
+				err = errors.Join(err, os.MkdirAll(filepath.Join(etc, strconv.Itoa(d), "below"), 0o755))
+			}
+			seen := visit(tree, tree.Root())
+			for d := range 100 {
+				was, is := filepath.Join(etc, strconv.Itoa(d)), filepath.Join(etc, "x")
+				err = errors.Join(err, os.Rename(was, is), os.RemoveAll(is))
+			}
+			tree.ReleaseAll(seen)
+			tree.ReleaseAll(visit(tree, tree.Root()))
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		must(t, err)
+	case <-time.After(20 * time.Second):
+		// It can't be closed either; this ends the process and shows where.
+		must(t, unix.Kill(os.Getpid(), unix.SIGQUIT))
+	}
+}
+
+// visit looks at all there is.
+func visit(tree *Tree, dir *Node) []*Node {
+	var seen []*Node
+	var buf [1024]DirEntry
+	k, _ := tree.ReadDir(dir, 0, buf[:])
+	for _, e := range buf[:k] {
+		n, err := tree.Lookup(dir, e.Name, nil)
+		if err != nil {
+			continue // it went meanwhile
+		}
+		if n.dir != nil {
+			seen = append(seen, visit(tree, n)...)
+		}
+		seen = append(seen, n)
+	}
+	return seen
 }
