@@ -90,7 +90,7 @@ func (l *Layer) id() string { return filepath.Base(filepath.Dir(l.Dir)) }
 // edits.
 func (t *Tree) prepareState(dir string) error {
 	stateDir := t.project.StateDir()
-	if err := os.MkdirAll(stateDir, 0o755); err != nil {
+	if err := t.project.MakeStateDir(); err != nil {
 		return err
 	}
 	lock, err := takeLock(filepath.Join(stateDir, "lock"))
@@ -99,12 +99,6 @@ func (t *Tree) prepareState(dir string) error {
 	}
 	t.state = &state{lock: lock}
 	unix.Umask(0)
-	ignore := filepath.Join(stateDir, ".gitignore")
-	if _, err := os.Lstat(ignore); errors.Is(err, os.ErrNotExist) {
-		if err := os.WriteFile(ignore, []byte("*\n"), 0o644); err != nil {
-			return err
-		}
-	}
 	if _, err := os.Lstat(filepath.Join(dir, formatFile)); errors.Is(err, os.ErrNotExist) {
 		if err := makeEdits(dir); err != nil {
 			return err

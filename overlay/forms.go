@@ -169,12 +169,9 @@ func packageAt(file, name string, isArchive bool) (pkg, error) {
 
 func packageDir(dir, name string) (pkg, error) {
 	result := filepath.Join(dir, resultLink)
-	_, noRecipe := os.Stat(filepath.Join(dir, recipeFile))
-	_, noResult := os.Lstat(result)
-	if noRecipe == nil && noResult != nil {
+	if _, err := os.Stat(filepath.Join(dir, recipeFile)); err == nil {
 		return pkg{name: name, path: dir, kind: pkgRecipe}, nil
 	}
-	// A result beside a recipe is what somebody has built with it.
 	switch info, err := os.Stat(result); {
 	case err == nil && info.IsDir():
 		return pkg{name: name, path: result, kind: pkgResult}, nil

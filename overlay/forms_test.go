@@ -47,7 +47,7 @@ func TestPackagesRecognisesEachForm(t *testing.T) {
 		"result":               {have: []string{"store/usr/", "apps/../n/default.nix", "n/result -> ../store"}, exclude: []string{"store", "apps"}, want: []string{"result n: n/result"}},
 		"result over tree":     {have: []string{"n/usr/", "n/result/bin/"}, want: []string{"result n: n/result"}},
 		"recipe":               {have: []string{"r/package.toml", "r/usr/x"}, want: []string{"recipe r: r"}},
-		"recipe and result":    {have: []string{"r/package.toml", "r/result/bin/"}, want: []string{"result r: r/result"}},
+		"recipe and result":    {have: []string{"r/package.toml", "r/result/bin/"}, want: []string{"recipe r: r"}},
 		"archives":             {have: []string{"a.tar", "b.tar.gz", "c.tar.xz", "d.tar.zst"}, want: []string{"archive a: a.tar", "archive b: b.tar.gz", "archive c: c.tar.xz", "archive d: d.tar.zst"}},
 		"dots in names":        {have: []string{"libc-2.36.tar.gz", "gcc-12.2/usr/"}, want: []string{"tree gcc-12.2: gcc-12.2", "archive libc-2.36: libc-2.36.tar.gz"}},
 		"by name, not file":    {have: []string{"a.tar.gz", "a-b.tar"}, want: []string{"archive a: a.tar.gz", "archive a-b: a-b.tar"}},

@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -89,7 +88,7 @@ func readManifest(file string) (*Manifest, error) {
 	}
 	m, err := parseManifest(text)
 	if err != nil {
-		return nil, locate(file, text, err)
+		return nil, locate(file, text, err, m)
 	}
 	m.File = file
 	return m, nil
@@ -100,7 +99,7 @@ func parseManifest(text []byte) (*Manifest, error) {
 	dec := toml.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(m); err != nil {
-		return nil, err
+		return m, err
 	}
 	return m, m.check()
 }
@@ -110,35 +109,12 @@ type valueError struct{ value, problem string }
 
 func (e *valueError) Error() string { return fmt.Sprintf("%q: %s", e.value, e.problem) }
 
-// locate says where in the manifest an error is.
-func locate(file string, text []byte, err error) error {
-	var unknown *toml.StrictMissingError
-	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
-		row, col := unknown.Errors[0].Position()
-		return fmt.Errorf("%s:%d:%d: unknown key %q", file, row, col, strings.Join(unknown.Errors[0].Key(), "."))
-	}
-	var syntax *toml.DecodeError
-	if errors.As(err, &syntax) {
-		row, col := syntax.Position()
-		return fmt.Errorf("%s:%d:%d: %s", file, row, col, strings.TrimPrefix(syntax.Error(), "toml: "))
-	}
-	var value *valueError
-	if errors.As(err, &value) {
-		for i, line := range strings.Split(string(text), "\n") {
-			if col := strings.Index(line, strconv.Quote(value.value)); col >= 0 {
-				return fmt.Errorf("%s:%d:%d: %w", file, i+1, col+1, err)
-			}
-		}
-	}
-	return fmt.Errorf("%s: %w", file, err)
-}
-
 func (m *Manifest) check() error {
 	for _, c := range []struct {
 		value   string
 		allowed []string
 	}{
-		{m.Arch, []string{"x86_64", "aarch64", "riscv64", "loongarch64"}},
+		{m.Arch, archs},
 		{m.Conflicts, []string{"warn", "error", "allow"}},
 		{m.Image.Filesystem, []string{"ext4", "vfat"}},
 		{m.Image.Partition, []string{"mbr", "gpt", "none"}},

@@ -80,6 +80,18 @@ func isProject(dir string) bool {
 // StateDir is the folder that holds edits, locks and logs.
 func (p *Project) StateDir() string { return filepath.Join(p.Root, stateName) }
 
+// MakeStateDir makes the state folder, which git then ignores.
+func (p *Project) MakeStateDir() error {
+	if err := os.MkdirAll(p.StateDir(), 0o755); err != nil {
+		return err
+	}
+	ignore := filepath.Join(p.StateDir(), ".gitignore")
+	if _, err := os.Lstat(ignore); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.WriteFile(ignore, []byte("*\n"), 0o644)
+}
+
 // LayerDirs are the host folders that layers are made from. A mount point or
 // an output among them would change what it shows.
 func (p *Project) LayerDirs() []string {
@@ -96,7 +108,7 @@ func (p *Project) LayerDirs() []string {
 
 // watchDirs are the host folders in which layers come and go.
 func (p *Project) watchDirs() []string {
-	dirs := []string{p.Root}
+	dirs := []string{p.Root, p.BuiltDir()}
 	for _, dir := range p.LayerDirs() {
 		dirs = append(dirs, filepath.Dir(dir))
 	}
@@ -119,7 +131,8 @@ func (p *Project) watchDirs() []string {
 func (p *Project) layerSign(path string) bool {
 	apps := p.path(p.Manifest.Apps.Path)
 	dir, name := filepath.Split(path)
-	if filepath.Clean(dir) == apps || name == resultLink || name == recipeFile {
+	dir = filepath.Clean(dir)
+	if dir == apps || dir == p.BuiltDir() || name == resultLink || name == recipeFile {
 		return true
 	}
 	if path == filepath.Join(p.Root, ManifestName) || path == p.Manifest.File {
@@ -207,21 +220,23 @@ func (p *Project) packageLayers(log *slog.Logger) ([]*Layer, error) {
 	}
 	var all []*Layer
 	for _, pk := range pkgs {
-		name := m.Apps.Path + "/" + pk.name
-		switch pk.kind {
-		case pkgRecipe:
-			return nil, fmt.Errorf("%s: a recipe (%s) must be built first, and this version doesn't build: leave a link %q to the built tree beside it",
-				pk.path, recipeFile, resultLink)
-		case pkgTree, pkgResult, pkgArchive:
-			layers, err := p.source(name, pk.path, log)
-			if err != nil {
+		source := pk.path
+		if pk.kind == pkgRecipe {
+			if source, err = p.built(pk); err != nil {
 				return nil, err
 			}
-			for _, l := range layers {
-				l.pkg = true
+			if source == "" {
+				continue
 			}
-			all = append(all, layers...)
 		}
+		layers, err := p.source(m.Apps.Path+"/"+pk.name, source, log)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range layers {
+			l.pkg = true
+		}
+		all = append(all, layers...)
 	}
 	return all, nil
 }

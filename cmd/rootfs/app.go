@@ -90,7 +90,7 @@ func oneLine(err error) string {
 
 func newApp(std streams) *cli.App {
 	commands := []*cli.Command{
-		mountCommand(std), umountCommand(), statusCommand(std), exportCommand(std),
+		mountCommand(std), umountCommand(), statusCommand(std), exportCommand(std), buildCommand(std),
 		checkpointCommand(std), logCommand(std), restoreCommand(std), imageCommand(std), versionCommand(std),
 	}
 	for _, c := range commands {
@@ -222,12 +222,15 @@ func findProject(c *cli.Context) (*overlay.Project, error) {
 
 // logger returns what libraries report to: lines on w as -q and -v want them.
 func logger(c *cli.Context, w io.Writer) *slog.Logger {
-	level := slog.LevelInfo
+	return slog.New(&lineHandler{w: w, level: logLevel(c)})
+}
+
+func logLevel(c *cli.Context) slog.Level {
 	switch {
 	case c.Bool("q"):
-		level = slog.LevelError
+		return slog.LevelError
 	case c.Bool("v"):
-		level = slog.LevelDebug
+		return slog.LevelDebug
 	}
-	return slog.New(&lineHandler{w: w, level: level})
+	return slog.LevelInfo
 }

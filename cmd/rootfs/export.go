@@ -39,6 +39,7 @@ func exportCommand(std streams) *cli.Command {
 			&cli.StringFlag{Name: "tag", Usage: "the container image's `NAME[:TAG]`"},
 			&cli.BoolFlag{Name: "lossy", Usage: "leave out of a vfat image what FAT can't hold, with a warning for each"},
 			&cli.BoolFlag{Name: "strict", Usage: "fail where there would be a warning"},
+			noBuildFlag(),
 			&cli.BoolFlag{Name: "n", Usage: "print what would be written, and write nothing"},
 		},
 		Action: func(c *cli.Context) error {
@@ -111,6 +112,11 @@ func exportProject(c *cli.Context, std streams, r *export.Request) (err error) {
 		return err
 	}
 	r.Log = logger(c, std.err)
+	if !c.Bool("n") {
+		if err := buildFirst(c, std, project); err != nil {
+			return err
+		}
+	}
 	collectRarely()
 	state, tree, done, err := openMoment(project, r)
 	if err != nil {

@@ -25,17 +25,23 @@ func mountCommand(std streams) *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "f", Usage: "stay in the foreground; Ctrl-C ends the mount"},
 			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTS`, separated by commas: allow_other, debug, or what fuse(8) knows"},
+			noBuildFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
 				return usagef(c, "give one directory to mount on")
 			}
-			if !c.Bool("f") && !isDaemon() {
-				return daemonise(std)
-			}
 			r, err := newMountRequest(c, logger(c, std.err))
 			if err != nil {
 				return err
+			}
+			if !isDaemon() {
+				if err := buildFirst(c, std, r.project); err != nil {
+					return err
+				}
+				if !c.Bool("f") {
+					return daemonise(std)
+				}
 			}
 			return r.serve()
 		},

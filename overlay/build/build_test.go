@@ -1,0 +1,391 @@
+package build
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// bench is a project to build in, with what its builds said.
+type bench struct {
+	t       *testing.T
+	root    string
+	options Options
+	log     bytes.Buffer
+	err     error
+
+	mu    sync.Mutex
+	begun []string
+}
+
+// Begin implements [Observer].
+func (b *bench) Begin(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.begun = append(b.begun, name)
+}
+
+// End implements [Observer].
+func (b *bench) End(Result) {}
+
+// lay makes a project of packages with the given recipes.
+func lay(t *testing.T, recipes map[string]string) *bench {
+	t.Helper()
+	b := &bench{t: t, root: t.TempDir()}
+	for name, text := range recipes {
+		b.write("user/apps/"+name+"/package.toml", text)
+	}
+	return b
+}
+
+func (b *bench) write(name, text string) {
+	b.t.Helper()
+	full := filepath.Join(b.root, name)
+	if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.WriteFile(full, []byte(text), 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// sh runs a script in the project.
+func (b *bench) sh(script string) {
+	b.t.Helper()
+	cmd := exec.Command("sh", "-euc", script)
+	cmd.Dir = b.root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		b.t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+}
+
+// build runs and returns what came of each package: "a built, b unchanged".
+func (b *bench) build(names ...string) string {
+	b.t.Helper()
+	return b.run(b.t.Context(), names...)
+}
+
+func (b *bench) run(ctx context.Context, names ...string) string {
+	b.t.Helper()
+	p, err := overlay.Find(b.root, "")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.log.Reset()
+	b.begun = nil
+	o := b.options
+	o.Names, o.Observer, o.Logger = names, b, slog.New(slog.NewTextHandler(&b.log, nil))
+	results, err := Run(ctx, p, o)
+	b.err = err
+	var states []string
+	for _, r := range results {
+		states = append(states, r.Name+" "+r.State.String())
+		if (r.State == Failed) != (r.Err != nil) {
+			b.t.Errorf("%s: %v with error %v", r.Name, r.State, r.Err)
+		}
+	}
+	slices.Sort(states)
+	return strings.Join(states, ", ")
+}
+
+// want compares the outcome of a step.
+func (b *bench) want(step, got, want string) {
+	b.t.Helper()
+	if got != want {
+		b.t.Errorf("%s: %s, want %s (error: %v)\n%s", step, got, want, b.err, b.log.String())
+	}
+}
+
+// read returns a file of a package's output.
+func (b *bench) read(name string) string {
+	b.t.Helper()
+	text, err := os.ReadFile(filepath.Join(b.root, ".rootfs/packages/x86_64", name))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// likeMake is a recipe that leaves files in its folder, and makes only what
+// is older than its source.
+const likeMake = `command = '''
+mkdir -p obj
+[ obj/x -nt x.c ] || { cat x.c >obj/x; cat x.c >x.o; }
+cp x.o "$DESTDIR/x"
+'''`
+
+func TestOnlyWhatChangedIsBuilt(t *testing.T) {
+	b := lay(t, map[string]string{
+		"lib":  `command = "grep -v ^# lib.c >$DESTDIR/lib"`,
+		"prog": "depends = [\"lib\"]\n" + `command = 'cat prog.c "$DEP_LIB/lib" >"$DESTDIR/prog"'`,
+		"else": likeMake,
+	})
+	b.write("user/apps/lib/lib.c", "one\n")
+	b.write("user/apps/prog/prog.c", "main\n")
+	b.write("user/apps/else/x.c", "x\n")
+	for _, c := range []struct{ step, change, want string }{
+		{"from nothing", "", "else built, lib built, prog built"},
+		{"again", "", "else unchanged, lib unchanged, prog unchanged"},
+		{"touched", "touch user/apps/*/*.c", "else unchanged, lib unchanged, prog unchanged"},
+		{"a source", "echo more >>user/apps/prog/prog.c", "else unchanged, lib unchanged, prog built"},
+		{"taken back", "sed -i '$d' user/apps/prog/prog.c", "else unchanged, lib unchanged, prog restored"},
+		{"and again", "echo more >>user/apps/prog/prog.c", "else unchanged, lib unchanged, prog restored"},
+		{"what others depend on", "echo two >user/apps/lib/lib.c", "else unchanged, lib built, prog built"},
+		{"to the same output", "echo '# two' >>user/apps/lib/lib.c", "else unchanged, lib built, prog unchanged"},
+		{"a recipe", `printf '\nenv = { A = "b" }\n' >>user/apps/lib/package.toml`, "else unchanged, lib built, prog unchanged"},
+		{"a new file", "echo n >user/apps/prog/new", "else unchanged, lib unchanged, prog built"},
+		{"which made no difference", "rm user/apps/prog/new", "else unchanged, lib unchanged, prog unchanged"},
+		{"execute bit", "chmod +x user/apps/prog/prog.c", "else unchanged, lib unchanged, prog built"},
+		{"read bits, as a umask sets them", "chmod g-r,o-r user/apps/*/*", "else unchanged, lib unchanged, prog unchanged"},
+		{"git's own", "mkdir user/apps/prog/.git && echo >user/apps/prog/.git/index", "else unchanged, lib unchanged, prog unchanged"},
+		{"another architecture", `echo 'arch = "riscv64"' >rootfs.toml`, "else built, lib built, prog built"},
+		{"and back", `rm rootfs.toml`, "else unchanged, lib unchanged, prog unchanged"},
+		{"without what is remembered", `rm -r .rootfs/builds`, "else built, lib built, prog built"},
+		{"an output that is gone", `rm -r .rootfs/outputs/x86_64/lib-*`, "else unchanged, lib built, prog unchanged"},
+	} {
+		if c.change != "" {
+			b.sh(c.change)
+		}
+		b.want(c.step, b.build(), c.want)
+	}
+	if got := b.read("prog/prog"); got != "main\nmore\ntwo\n" {
+		t.Errorf("the program is %q", got)
+	}
+	b.want("named", b.build("prog"), "lib unchanged, prog unchanged")
+	b.options.Force = true
+	b.want("forced", b.build("prog"), "lib built, prog built")
+}
+
+// What a build leaves in its folder is no input, until somebody else writes
+// to it.
+func TestProductsInTheFolderAreNoInputs(t *testing.T) {
+	b := lay(t, map[string]string{"p": likeMake})
+	b.write("user/apps/p/x.c", "one\n")
+	for _, c := range []struct{ step, change, want, says string }{
+		{"from nothing", "", "p built", ""},
+		{"again", "", "p unchanged", ""},
+		{"cleaned by hand", "rm -r user/apps/p/obj user/apps/p/x.o", "p unchanged", ""},
+		{"a source", "echo two >user/apps/p/x.c", "p built", ""},
+		{"again", "", "p unchanged", ""},
+		{"product made by hand, as with make", "echo hand >user/apps/p/x.o", "p built", ""},
+		{"again", "", "p unchanged", ""},
+		{"a source, and the product anew with it", "echo three >user/apps/p/x.c", "p built", ""},
+		{"again", "", "p unchanged", ""},
+		{"a build that changes its source", `echo 'command = "date +%N >x.c; cp x.c $DESTDIR"' >user/apps/p/package.toml`, "p built", "changed while it was built"},
+		{"each time", "", "p built", "x.c"},
+		{"told to ignore that", `echo 'ignore = ["*.c"]' >>user/apps/p/package.toml`, "p built", ""},
+		{"again", "", "p unchanged", ""},
+		{"a failing build's", `echo 'command = "echo >left; exit 1"' >user/apps/p/package.toml`, "p failed", ""},
+		{"mended", `echo 'command = "echo >>left; cp left $DESTDIR"' >user/apps/p/package.toml`, "p built", ""},
+		{"again", "", "p unchanged", ""},
+	} {
+		if c.change != "" {
+			b.sh(c.change)
+		}
+		b.want(c.step, b.build(), c.want)
+		if said := b.log.String(); !strings.Contains(said, c.says) || c.says == "" && said != "" {
+			t.Errorf("%s: said %q, want %q in it", c.step, said, c.says)
+		}
+	}
+}
+
+func TestFailureLeavesWhatWasThere(t *testing.T) {
+	b := lay(t, map[string]string{
+		"a": `command = "cp src $DESTDIR/a"`,
+		"b": "depends = [\"a\"]\n" + `command = "cp $DEP_A/a $DESTDIR/b"`,
+		"c": `command = "cp src $DESTDIR/c"`,
+	})
+	b.options.Jobs = 1
+	b.write("user/apps/a/src", "old")
+	b.write("user/apps/c/src", "old")
+	b.want("first", b.build(), "a built, b built, c built")
+	b.write("user/apps/a/src", "new")
+	b.write("user/apps/c/src", "new")
+	b.write("user/apps/a/package.toml", `command = "echo half >$DESTDIR/a; echo to no avail; exit 3"`)
+	b.options.KeepGoing = true
+	b.want("failing", b.build(), "a failed, b skipped, c built")
+	if a, c := b.read("a/a"), b.read("c/c"); a != "old" || c != "new" {
+		t.Errorf("after the failure a is %q and c %q", a, c)
+	}
+	log, err := os.ReadFile(filepath.Join(b.root, ".rootfs/logs/a.log"))
+	if err != nil || !strings.HasSuffix(string(log), "\nto no avail\n") {
+		t.Errorf("the log is %q, %v", log, err)
+	}
+	b.write("user/apps/a/package.toml", `command = "cp src $DESTDIR/a"`)
+	b.want("mended", b.build(), "a built, b built, c unchanged")
+	if got := b.read("b/b"); got != "new" {
+		t.Errorf("then b is %q", got)
+	}
+	if left, err := os.ReadDir(filepath.Join(b.root, ".rootfs/staging")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestFailuresSayWhy(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "project")
+	for name, c := range map[string]struct{ recipe, want string }{
+		"fails":           {`command = "exit 3"`, `p: the command failed (exit status 3): see `},
+		"fails half way":  {"command = '''\nfalse\ntouch $DESTDIR/x\n'''", `p: the command failed (exit status 1)`},
+		"list that fails": {`command = ["false"]`, `p: the command failed (exit status 1)`},
+		"no such command": {`command = ["nonesuch-program"]`, `p: the command failed (exit status 127)`},
+		"hangs":           {"timeout = \"200ms\"\ncommand = \"touch $DESTDIR/x; sleep 60 & sleep 60\"", `p: took longer than 200ms and was ended: raise timeout`},
+		"no tool":         {"tools = [\"nonesuch-cc\"]\ncommand = \"true\"", `p: needs the program "nonesuch-cc", which is not in PATH`},
+		"makes nothing":   {"command = \"true\"\npath = \"/usr\"", `package.toml: the command put nothing into DESTDIR`},
+		"writes outside":  {`command = "touch $DESTDIR/x; echo >` + outside + `"`, `it may write only to its folder, DESTDIR and TMPDIR`},
+		"a circle":        {"depends = [\"p\"]\ncommand = \"true\"", `in a circle: p -> p`},
+		"wrong recipe":    {`comand = "true"`, `package.toml:1:1: unknown key "comand"; did you mean "command"?`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if strings.Contains(c.want, "may write only") && !canConfine() {
+				t.Skip("SKIPPED: this machine lacks Landlock")
+			}
+			// The project's folder decides what is outside.
+			b := lay(t, map[string]string{"p": c.recipe})
+			t.Setenv("HOME", b.root)
+			start := time.Now()
+			got := b.build()
+			if b.err == nil || !strings.Contains(b.err.Error(), c.want) {
+				t.Errorf("%s, error %v, want %q in it", got, b.err, c.want)
+			}
+			if took := time.Since(start); took > 10*time.Second {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
+
+func TestBuildSeesItsEnvironment(t *testing.T) {
+	t.Setenv("CROSS_COMPILE", "riscv64-test-")
+	t.Setenv("FROM_CALLER", "one")
+	t.Setenv("SECRET", "not for builds")
+	b := lay(t, map[string]string{"p": `
+command = 'echo "$ARCH $CC $GIVEN ${SECRET-none} $PWD"; [ "$DESTDIR" = "$DADK_CURRENT_BUILD_DIR" ]; umask; mktemp; touch "$DESTDIR/file"'
+path = "/opt/p"
+env = { CC = "${CROSS_COMPILE}gcc", GIVEN = "<${FROM_CALLER}> $ORIGIN" }`})
+	b.write("rootfs.toml", `arch = "riscv64"`)
+	b.want("first", b.build(), "p built")
+	log, err := os.ReadFile(filepath.Join(b.root, ".rootfs/logs/p.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"\nriscv64 riscv64-test-gcc <one> $ORIGIN none " + b.root + "/user/apps/p\n", "\n0022\n", b.root + "/.rootfs/staging/p/tmp/",
+	} {
+		if !strings.Contains(string(log), want) {
+			t.Errorf("the log lacks %q:\n%s", want, log)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(b.root, ".rootfs/packages/riscv64/p/opt/p/file")); err != nil {
+		t.Error(err)
+	}
+	t.Setenv("SECRET", "another")
+	b.want("other variables", b.build(), "p unchanged")
+	t.Setenv("FROM_CALLER", "two")
+	b.want("one that the recipe names", b.build(), "p built")
+	t.Setenv("CROSS_COMPILE", "other-")
+	b.want("another compiler", b.build(), "p built")
+}
+
+func TestToolVersionsAreInputs(t *testing.T) {
+	bin := t.TempDir()
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	b := lay(t, map[string]string{"p": "tools = [\"mycc\"]\ncommand = \"mycc >$DESTDIR/x\""})
+	tool := func(version string) {
+		text := fmt.Sprintf("#!/bin/sh\necho asked >>%s/asked\necho %s\n", bin, version)
+		if err := os.WriteFile(filepath.Join(bin, "mycc"), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tool("1")
+	b.want("first", b.build(), "p built")
+	b.sh("rm " + bin + "/asked")
+	b.want("again", b.build(), "p unchanged")
+	if _, err := os.Stat(filepath.Join(bin, "asked")); err == nil {
+		t.Error("a tool that is the same was asked again")
+	}
+	tool("2")
+	b.want("another version", b.build(), "p built")
+}
+
+func TestDependenciesThatAreNotBuiltHere(t *testing.T) {
+	b := lay(t, map[string]string{"p": "depends = [\"tree\", \"linked\", \"packed\"]\n" +
+		`command = 'cat "$DEP_TREE/usr/t" "$DEP_LINKED/usr/l" >"$DESTDIR/x"; [ -f "$DEP_PACKED" ]'`})
+	b.write("user/apps/tree/usr/t", "t")
+	b.write("elsewhere/usr/l", "l")
+	b.sh("mkdir user/apps/linked; ln -s ../../../elsewhere user/apps/linked/result; tar cf user/apps/packed.tar elsewhere")
+	b.want("first", b.build(), "p built")
+	b.want("again", b.build(), "p unchanged")
+	for _, change := range []string{"echo >>user/apps/tree/usr/t", "echo >>elsewhere/usr/l", "echo >>user/apps/packed.tar"} {
+		b.sh(change)
+		b.want(change, b.build(), "p built")
+	}
+	if b.build("tree"); b.err == nil || !strings.Contains(b.err.Error(), "has no recipe") {
+		t.Errorf("building a tree: %v", b.err)
+	}
+}
+
+func TestAlienProgramsAreTold(t *testing.T) {
+	// The head of an ELF file: class, data, …, e_type, e_machine.
+	head := func(machine byte) string {
+		return `\177ELF\002\001\001` + strings.Repeat(`\000`, 9) + `\002\000` + fmt.Sprintf(`\%03o`, machine) + `\000`
+	}
+	b := lay(t, map[string]string{"p": fmt.Sprintf("command = '''\nprintf '%s' >$DESTDIR/native\nprintf '%s' >$DESTDIR/alien\nprintf x >$DESTDIR/short\n'''", head(62), head(183))})
+	b.want("built", b.build(), "p built")
+	if said := b.log.String(); !strings.Contains(said, "p: alien is for EM_AARCH64, not x86_64") || strings.Contains(said, "native") {
+		t.Errorf("said %q", said)
+	}
+}
+
+func TestOutputsAreBoundedAndUnneededLinksGo(t *testing.T) {
+	b := lay(t, map[string]string{"p": `command = "cp src $DESTDIR"`, "q": `command = "echo >$DESTDIR/q"`})
+	for i := range keep + 3 {
+		b.write("user/apps/p/src", fmt.Sprint(i))
+		b.build()
+	}
+	b.sh(fmt.Sprintf(`[ $(ls -d .rootfs/outputs/x86_64/p-* | wc -l) = %d ]`, keep))
+	b.write("user/apps/q/package.toml", "arch = \"riscv64\"\ncommand = \"true\"")
+	b.want("for another architecture", b.build(), "p unchanged")
+	b.sh(`[ "$(ls .rootfs/packages/x86_64)" = p ]`)
+}
+
+func TestInterruptedBuildEndsItsCommand(t *testing.T) {
+	b := lay(t, map[string]string{"p": `command = "echo $$ >pid; sleep 60"`})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for {
+			if _, err := os.Stat(filepath.Join(b.root, "user/apps/p/pid")); err == nil {
+				cancel()
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	start := time.Now()
+	b.want("interrupted", b.run(ctx), "p failed")
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("took %v to end", took)
+	}
+	b.sh(`! kill -0 $(cat user/apps/p/pid) 2>/dev/null`)
+}
+
+func TestPackagesAreBuiltSideBySide(t *testing.T) {
+	// Each waits for the other.
+	const recipe = `command = "touch ../%s.there; while [ ! -e ../%s.there ]; do sleep .01; done; touch $DESTDIR/x"
+timeout = "10s"
+confined = false`
+	b := lay(t, map[string]string{"a": fmt.Sprintf(recipe, "a", "b"), "b": fmt.Sprintf(recipe, "b", "a")})
+	b.write("rootfs.toml", "[apps]\nexclude = [\"*.there\"]")
+	b.options.Jobs = 2
+	b.want("two at a time", b.build(), "a built, b built")
+}

@@ -1,0 +1,61 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"maps"
+	"slices"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// keyHash hashes the inputs of a build, each quoted on its line.
+type keyHash struct{ hash.Hash }
+
+func (h *keyHash) line(words ...string) { _, _ = fmt.Fprintf(h, "%q\n", words) }
+
+// inputs adds files with their hashes.
+func (h *keyHash) inputs(hashes map[string]string) {
+	for _, name := range slices.Sorted(maps.Keys(hashes)) {
+		h.line("file", name, hashes[name])
+	}
+}
+
+// hashOf returns the hash of what add puts in, in hexadecimal.
+func hashOf(add func(*keyHash)) string {
+	h := &keyHash{sha256.New()}
+	add(h)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// key is the hash of all that decides what a package is built to.
+func key(r *overlay.Recipe, arch string, tools, inputs map[string]string, needs []*unit) string {
+	return hashOf(func(h *keyHash) {
+		h.line(r.Command...)
+		h.line("path", r.Path)
+		h.line(hashedEnv(r, arch)...)
+		for _, name := range slices.Sorted(maps.Keys(tools)) {
+			h.line("tool", name, tools[name])
+		}
+		for _, need := range needs {
+			h.line("package", need.Name, need.hash)
+		}
+		h.inputs(inputs)
+	})
+}
+
+// toolVersions asks the tools of a recipe.
+func toolVersions(ctx context.Context, r *overlay.Recipe, rec *record) (versions map[string]string, fresh bool, err error) {
+	versions = make(map[string]string, len(r.Tools))
+	for _, name := range r.Tools {
+		version, asked, err := toolVersion(ctx, name, rec.Tools)
+		if err != nil {
+			return nil, false, err
+		}
+		versions[name], fresh = version, fresh || asked
+	}
+	return versions, fresh, nil
+}

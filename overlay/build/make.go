@@ -1,0 +1,229 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// work is the making of one package.
+type work struct {
+	*builder
+	*unit
+	folder string // the package's, links followed
+	rec    *record
+	tools  map[string]string // versions
+	before *listing
+	inputs map[string]string // hashes, by path in the folder
+	fresh  bool              // the record has changed
+}
+
+// make brings the output of a package with a recipe up to date.
+func (b *builder) make(ctx context.Context, u *unit) error {
+	w := &work{builder: b, unit: u, rec: readRecord(b.recordFile(u.Name))}
+	u.dir = filepath.Join(b.project.BuiltDir(), u.Name)
+	u.result.Log = filepath.Join(b.project.StateDir(), "logs", u.Name+".log")
+	u.result.Output, _ = filepath.EvalSymlinks(u.dir) // none yet
+	if err := w.look(ctx); err != nil {
+		return err
+	}
+	if output := w.rec.find(w.arch(), w.key()); output != "" && !b.options.Force {
+		if _, err := os.Stat(w.outputDir(output)); err == nil {
+			return w.reuse(output)
+		}
+	}
+	b.options.Observer.Begin(u.Name)
+	err := w.build(ctx)
+	return errors.Join(err, w.remember())
+}
+
+// look reads the package's inputs.
+func (w *work) look(ctx context.Context) (err error) {
+	if w.folder, err = filepath.EvalSymlinks(w.Path); err != nil {
+		return err
+	}
+	var asked bool
+	if w.tools, asked, err = toolVersions(ctx, w.Recipe, w.rec); err != nil {
+		return err
+	}
+	if w.before, err = w.list(); err != nil {
+		return err
+	}
+	w.inputs, w.fresh, err = hashAll(w.folder, w.before, w.rec.Files, w.rec.Products.sources(w.before))
+	w.fresh = w.fresh || asked
+	return err
+}
+
+func (w *work) list() (*listing, error) {
+	return list(w.folder, ignored(w.Recipe.Ignore), w.rec.Products.Dirs)
+}
+
+func (w *work) key() string {
+	return key(w.Recipe, w.arch(), w.tools, w.inputs, w.needs)
+}
+
+func (w *work) outputDir(output string) string {
+	return filepath.Join(w.project.StateDir(), "outputs", w.arch(), output)
+}
+
+// reuse makes an output of an earlier build the package's.
+func (w *work) reuse(output string) error {
+	w.result.State = Unchanged
+	if dir := w.outputDir(output); dir != w.result.Output {
+		w.result.State, w.result.Output = Restored, dir
+		w.rec.add(w.arch(), done{w.key(), output})
+		w.fresh = true
+	}
+	if err := w.show(output); err != nil || !w.fresh {
+		return err
+	}
+	return w.rec.write(w.recordFile(w.Name))
+}
+
+// show switches the package to an output.
+func (w *work) show(output string) error {
+	w.hash = output[len(w.Name)+1:]
+	return switchLink(w.dir, filepath.Join("../../outputs", w.arch(), output))
+}
+
+// build runs the command and makes what it leaves the package's output.
+func (w *work) build(ctx context.Context) (err error) {
+	staging := filepath.Join(w.project.StateDir(), "staging", w.Name)
+	if err := removeTree(staging); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, removeTree(staging)) }()
+	root := filepath.Join(staging, "root")
+	if err := w.command(ctx, staging, root); err != nil {
+		return err
+	}
+	// What the command left in its own folder is looked at after it in any
+	// case; only then can the output be trusted to be of these inputs.
+	if err := w.learn(); err != nil {
+		return err
+	}
+	tree, err := inspect(root, w.arch())
+	if err != nil {
+		return err
+	}
+	for _, file := range tree.alien {
+		w.options.Logger.Warn(fmt.Sprintf("%s: %s, not %s", w.Name, file, w.arch()))
+	}
+	output := w.Name + "-" + tree.name()
+	if err := w.install(root, output); err != nil {
+		return err
+	}
+	if err := w.show(output); err != nil {
+		return err
+	}
+	// A crash before this leaves a package that is built again.
+	if err := syncFilesystem(w.outputDir(output)); err != nil {
+		return err
+	}
+	w.result.State, w.result.Output = Built, w.outputDir(output)
+	for _, old := range w.rec.add(w.arch(), done{w.key(), output}) {
+		err = errors.Join(err, removeTree(w.outputDir(old)))
+	}
+	return err
+}
+
+// command runs the recipe's command; what it puts into DESTDIR is below root.
+func (w *work) command(ctx context.Context, staging, root string) error {
+	dest, temp := filepath.Join(root, w.Recipe.Path), filepath.Join(staging, "tmp")
+	for _, dir := range []string{dest, temp, filepath.Dir(w.result.Log)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	own := map[string]string{"DESTDIR": dest, "DADK_CURRENT_BUILD_DIR": dest, "TMPDIR": temp}
+	for _, need := range w.needs {
+		own[dependencyVariable(need.Name)] = need.dir
+	}
+	c := &command{
+		argv: w.Recipe.Command, dir: w.folder, env: environment(w.Recipe, w.arch(), own),
+		timeout: w.Recipe.Timeout, log: w.result.Log,
+	}
+	if w.Recipe.Confined && w.confines {
+		c.folders = append(slices.Clone(w.folders), w.folder, staging)
+	}
+	if err := c.run(ctx); err != nil {
+		w.result.Tail = tail(c.log)
+		return errors.Join(w.explain(err), w.learn())
+	}
+	if left, err := os.ReadDir(dest); err != nil || len(left) > 0 {
+		return err
+	}
+	return errors.Join(fmt.Errorf("%s: the command put nothing into DESTDIR: let it install there, as in make install DESTDIR=\"$DESTDIR\"", w.Recipe.File), w.learn())
+}
+
+// explain adds to a command's failure where to read more.
+func (w *work) explain(err error) error {
+	hint := ""
+	if w.Recipe.Confined && w.confines && slices.ContainsFunc(w.result.Tail, func(line string) bool { return strings.Contains(line, "Permission denied") }) {
+		hint = "; it may write only to its folder, DESTDIR and TMPDIR, unless its recipe says confined = false"
+	}
+	return fmt.Errorf("%w: see %s%s", err, w.result.Log, hint)
+}
+
+// learn looks at what the command has done to the package's folder.
+func (w *work) learn() error {
+	after, err := w.list()
+	if err != nil {
+		return err
+	}
+	var bad error
+	disturbed := w.rec.Products.learn(w.before, after, w.inputs, func(name string) bool {
+		sig := after.files[name]
+		if sig == w.before.files[name] {
+			return false
+		}
+		hash, err := hashFile(filepath.Join(w.folder, name), sig)
+		bad = errors.Join(bad, err)
+		if err == nil {
+			w.rec.Files[name] = fileRecord{sig, hash}
+		}
+		return hash != w.inputs[name]
+	})
+	if len(disturbed) > 0 {
+		w.options.Logger.Warn(fmt.Sprintf("%s: changed while it was built, so it will be built again; if its own command changes it, name it under ignore in %s: %s",
+			w.Name, w.Recipe.File, strings.Join(disturbed, ", ")))
+	}
+	return bad
+}
+
+// install gives an output its place. One that is there already, from an
+// earlier build, stays, so that who uses it isn't disturbed.
+func (w *work) install(root, output string) error {
+	place := w.outputDir(output)
+	if err := os.MkdirAll(filepath.Dir(place), 0o755); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(place); err == nil {
+		// Nobody knows whether what a crash has left is whole.
+		tree, err := inspect(place, w.arch())
+		if err == nil && w.Name+"-"+tree.name() == output {
+			return nil
+		}
+		if err := removeTree(place); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(root, 0o755); err != nil {
+		return err
+	}
+	return os.Rename(root, place)
+}
+
+// remember writes the record after a build, failed or not.
+func (w *work) remember() error {
+	for name := range w.rec.Files {
+		if _, ok := w.inputs[name]; !ok {
+			delete(w.rec.Files, name)
+		}
+	}
+	return w.rec.write(w.recordFile(w.Name))
+}

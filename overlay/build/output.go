@@ -1,0 +1,179 @@
+package build
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/pkg/xattr"
+	"golang.org/x/sys/unix"
+)
+
+// inspection is what is known of a built tree.
+type inspection struct {
+	hash    hash.Hash
+	entries int
+	links   map[uint64]string // first names of files with several, by inode
+	alien   []string          // ELF files for another machine than machine
+	machine elf.Machine
+}
+
+// machines of the architectures (ELF header, e_machine).
+var machines = map[string]elf.Machine{
+	"x86_64": elf.EM_X86_64, "aarch64": elf.EM_AARCH64,
+	"riscv64": elf.EM_RISCV, "loongarch64": elf.EM_LOONGARCH,
+}
+
+// inspect reads a built tree. Its hash covers all that a layer shows but
+// times, so that building the same again gives the same.
+func inspect(root, arch string) (*inspection, error) {
+	i := &inspection{hash: sha256.New(), links: make(map[uint64]string), machine: machines[arch]}
+	err := filepath.WalkDir(root, func(name string, _ fs.DirEntry, err error) error {
+		if err != nil || name == root {
+			return err
+		}
+		return i.add(name, name[len(root)+1:])
+	})
+	return i, err
+}
+
+// name returns the hash in hexadecimal; 128 bits of it tell outputs apart.
+func (i *inspection) name() string { return hex.EncodeToString(i.hash.Sum(nil)[:16]) }
+
+func (i *inspection) add(name, rel string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(name, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: name, Err: err}
+	}
+	i.entries++
+	// What a layer shows of the mode.
+	_, _ = fmt.Fprintf(i.hash, "%q %o %d\n", rel, st.Mode&^0o022, st.Rdev)
+	if err := i.addXattrs(name); err != nil {
+		return err
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFLNK:
+		target, err := os.Readlink(name)
+		_, _ = fmt.Fprintf(i.hash, "-> %q\n", target)
+		return err
+	case unix.S_IFREG:
+		if first, ok := i.links[st.Ino]; ok {
+			_, _ = fmt.Fprintf(i.hash, "= %q\n", first)
+			return nil
+		}
+		if st.Nlink > 1 {
+			i.links[st.Ino] = rel
+		}
+		return i.addContent(name, rel, st.Size)
+	}
+	return nil
+}
+
+// addXattrs counts the attributes that a layer shows.
+func (i *inspection) addXattrs(name string) error {
+	names, err := xattr.LList(name)
+	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	slices.Sort(names)
+	for _, attr := range names {
+		value, err := xattr.LGet(name, attr)
+		if err != nil || attr == "security.selinux" {
+			continue
+		}
+		_, _ = fmt.Fprintf(i.hash, "%q=%q\n", attr, value)
+	}
+	return nil
+}
+
+func (i *inspection) addContent(name, rel string, size int64) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	_, _ = fmt.Fprintf(i.hash, "%d\n", size)
+	var head [elfHead]byte
+	n, err := io.ReadFull(f, head[:])
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	if m, ok := elfMachine(head[:n]); ok && m != i.machine && m != elf.EM_BPF {
+		i.alien = append(i.alien, fmt.Sprintf("%s is for %s", rel, m))
+	}
+	_, _ = i.hash.Write(head[:n])
+	_, err = io.Copy(i.hash, f)
+	return err
+}
+
+// elfHead is how much of an ELF file tells its machine: e_ident, e_type,
+// e_machine.
+const elfHead = 20
+
+// elfMachine returns the machine that a file is for; not ok when it is no ELF
+// file.
+func elfMachine(head []byte) (elf.Machine, bool) {
+	if len(head) < elfHead || !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
+		return 0, false
+	}
+	var order binary.ByteOrder = binary.LittleEndian
+	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
+		order = binary.BigEndian
+	}
+	return elf.Machine(order.Uint16(head[18:])), true
+}
+
+// switchLink makes link point to target in one step.
+func switchLink(link, target string) error {
+	if old, err := os.Readlink(link); err == nil && old == target {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+		return err
+	}
+	temp := filepath.Join(filepath.Dir(link), "."+filepath.Base(link)+".new")
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(target, temp); err != nil {
+		return err
+	}
+	return os.Rename(temp, link)
+}
+
+// removeTree removes a tree, its write-protected directories too.
+func removeTree(dir string) error {
+	if os.RemoveAll(dir) == nil {
+		return nil
+	}
+	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() {
+			return os.Chmod(name, 0o700)
+		}
+		return err
+	})
+	return errors.Join(err, os.RemoveAll(dir))
+}
+
+// syncFilesystem brings what was written to the filesystem of dir to the disk.
+func syncFilesystem(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close() //nolint:errcheck // only read
+	return unix.Syncfs(int(d.Fd()))
+}

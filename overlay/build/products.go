@@ -1,0 +1,76 @@
+package build
+
+import (
+	"path"
+	"slices"
+)
+
+// products are what builds have left in a package's own folder, as make does:
+// no inputs, as long as nobody else writes to them.
+type products struct {
+	Files map[string]signature // as they were at the end of the build
+	Dirs  map[string]bool      // made by a build; all in them is its own
+}
+
+// sources makes a test for the files of a listing that are inputs.
+func (p *products) sources(l *listing) func(name string) bool {
+	return func(name string) bool {
+		made, ok := p.Files[name]
+		is := l.files[name]
+		// Who only changes its mode or owner doesn't make it an input.
+		return !ok || made.Size != is.Size || made.Mtime != is.Mtime
+	}
+}
+
+// learn compares a folder before a build, where inputs were its inputs, and
+// after. changed tells whether the content of an input is another than before.
+// It returns the inputs that were written to meanwhile, by the build itself or
+// by somebody else, in which case the build may not have seen them.
+func (p *products) learn(before, after *listing, inputs map[string]string, changed func(name string) bool) (disturbed []string) {
+	fresh := products{Files: make(map[string]signature), Dirs: make(map[string]bool)}
+	for dir := range after.dirs {
+		if p.Dirs[dir] || !before.dirs[dir] && !fresh.holds(dir) {
+			fresh.Dirs[dir] = true
+		}
+	}
+	for name, sig := range after.files {
+		was, known := p.Files[name]
+		_, input := inputs[name]
+		switch {
+		case !input && fresh.holds(name):
+		case !input:
+			fresh.Files[name] = sig
+		case known && changed(name):
+			// Somebody had written to it, and the build has made it anew.
+			fresh.Files[name] = sig
+			delete(inputs, name)
+		case known:
+			fresh.Files[name] = was
+		case changed(name):
+			disturbed = append(disturbed, name)
+		}
+	}
+	for name := range inputs {
+		if _, ok := after.files[name]; ok {
+			continue
+		}
+		if _, known := p.Files[name]; known {
+			delete(inputs, name)
+		} else {
+			disturbed = append(disturbed, name)
+		}
+	}
+	*p = fresh
+	slices.Sort(disturbed)
+	return disturbed
+}
+
+// holds tells whether name is in one of the directories that builds made.
+func (p *products) holds(name string) bool {
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		if p.Dirs[dir] {
+			return true
+		}
+	}
+	return false
+}
