@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -61,7 +62,7 @@ func newMountRequest(c *cli.Context, log *slog.Logger) (*mountRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := checkMountpoint(project, c.Args().First())
+	dir, err := checkMountpoint(project, c.Args().First(), log)
 	if err != nil {
 		return nil, err
 	}
@@ -82,11 +83,8 @@ func newMountRequest(c *cli.Context, log *slog.Logger) (*mountRequest, error) {
 // serve mounts, and returns when somebody has unmounted and everything is on
 // disk.
 func (r *mountRequest) serve() (err error) {
-	if state, _, err := readState(r.project); err != nil {
+	if err := notMounted(r.project); err != nil {
 		return err
-	} else if state != nil {
-		return fmt.Errorf("the project is mounted already, on %s, by process %d; end that with: rootfs umount %[1]s",
-			quoted(state.Mountpoint), state.PID)
 	}
 	tree, err := overlay.Open(r.project, overlay.Options{Logger: r.log})
 	if err != nil {
@@ -122,6 +120,27 @@ func (r *mountRequest) serve() (err error) {
 	}
 	server.Wait()
 	return nil
+}
+
+// endLimit is how long a mount waits for the end of a daemon that has lost its
+// own or has just been killed.
+const endLimit = 2 * time.Second
+
+// notMounted returns an error that says by whom the project is mounted.
+func notMounted(p *overlay.Project) error {
+	state, wait, err := readState(p)
+	if err != nil || state == nil {
+		return err
+	}
+	m, err := mountAt(state.Mountpoint)
+	if err != nil {
+		return err
+	}
+	if m == nil && wait(endLimit) == nil {
+		return nil
+	}
+	return fmt.Errorf("the project is mounted already, on %s, by process %d; end that with: rootfs umount %[1]s",
+		quoted(state.Mountpoint), state.PID)
 }
 
 // unmountOnSignal ends the mount when a signal asks for it. A mount in use

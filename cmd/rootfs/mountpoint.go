@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -13,12 +14,17 @@ import (
 )
 
 // checkMountpoint returns the absolute path, without symlinks, of a directory
-// that the project can be mounted on.
-func checkMountpoint(p *overlay.Project, name string) (string, error) {
+// that the project can be mounted on, after it has cleared what a daemon that
+// died has left there.
+func checkMountpoint(p *overlay.Project, name string, log *slog.Logger) (string, error) {
 	dir, dead, err := resolveMount(name)
+	for ; dead && err == nil; dir, dead, err = resolveMount(name) {
+		if err := clearDead(dir); err != nil {
+			return "", fmt.Errorf("%s: %w", quoted(name), err)
+		}
+		log.Warn("an earlier mount there had lost its daemon, and was cleared", "on", name)
+	}
 	switch {
-	case dead:
-		return "", fmt.Errorf("%s: an earlier mount there has lost its daemon; clear it with: rootfs umount %[1]s", quoted(name))
 	case errors.Is(err, os.ErrNotExist):
 		return "", fmt.Errorf("%s: no such directory; make it with: mkdir -p %[1]s", quoted(name))
 	case err != nil:
@@ -36,6 +42,18 @@ func checkMountpoint(p *overlay.Project, name string) (string, error) {
 		return "", fmt.Errorf("%s: %w", quoted(name), err)
 	}
 	return dir, nil
+}
+
+// clearDead takes a mount of ours away that nobody serves.
+func clearDead(dir string) error {
+	m, err := mountAt(dir)
+	if err != nil {
+		return err
+	}
+	if m == nil || m.Type != fsType {
+		return errors.New("nobody serves this mount, which isn't one of rootfs; clear it with: fusermount3 -uz, or umount -l")
+	}
+	return detachDead(dir)
 }
 
 // checkPlace refuses what would show the mount to itself.
@@ -94,7 +112,7 @@ func realPath(name string) (string, error) {
 // whose daemon has gone.
 func resolveMount(name string) (dir string, dead bool, err error) {
 	dir, err = realPath(name)
-	if errors.Is(err, unix.ENOTCONN) {
+	if lostDaemon(err) {
 		// It can't be looked at itself; the path to it can.
 		abs, err := filepath.Abs(name)
 		if err != nil {
@@ -107,6 +125,11 @@ func resolveMount(name string) (dir string, dead bool, err error) {
 		return "", false, err
 	}
 	// The kernel may still know the directory's attributes; this asks the daemon.
-	err = unix.Statfs(dir, new(unix.Statfs_t))
-	return dir, errors.Is(err, unix.ENOTCONN), nil
+	return dir, lostDaemon(unix.Statfs(dir, new(unix.Statfs_t))), nil
+}
+
+// lostDaemon tells whether err is the kernel's answer for a FUSE mount without
+// a daemon: ECONNABORTED to who had asked before it died.
+func lostDaemon(err error) bool {
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
 }
