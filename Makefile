@@ -44,11 +44,10 @@ fuzz:
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
 
-# Random operations on a mount and on the kernel's overlayfs, side by side, as
-# many sequences as JUDGE_CHECKS.
-JUDGE_CHECKS ?= 100
+# Random operations on a mount and on the kernel's overlayfs, side by side.
+SEQUENCES ?= 10000
 judge:
-	ROOTFS_PROPERTY_CHECKS=$(JUDGE_CHECKS) $(GO) test -count 1 -timeout 90m -tags judge -run TestLikeKernelOverlayfs ./cmd/rootfs
+	ROOTFS_JUDGE_SEQUENCES=$(SEQUENCES) $(GO) test -count 1 -timeout 90m -run TestLikeTheKernelsOverlay ./cmd/rootfs
 
 # Images: this program, mkfs.ext4 -d and a loop mount, in turn. As root, on a
 # quiet machine; the trees stay in BENCH_DIR.

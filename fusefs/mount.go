@@ -52,7 +52,7 @@ type Server struct {
 
 // Mount mounts t on the directory dir and serves it in the background. It
 // returns when the kernel has taken the mount; on an error nothing is mounted.
-// t must stay open until Wait has returned.
+// t must stay open until Done is closed, or be halted.
 func Mount(t *overlay.Tree, dir string, o Options) (*Server, error) {
 	s, err := mount(t, dir, &o)
 	if err != nil {
@@ -176,8 +176,9 @@ func serverOptions(o *Options) *fuse.MountOptions {
 	}
 }
 
-// Wait returns when the mount is gone, whoever unmounted it.
-func (s *Server) Wait() { <-s.done }
+// Done is closed when the mount is gone, whoever unmounted it: from all mount
+// namespaces, some of which may have got a copy of it when they were made.
+func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Unmount ends the mount and waits for the last request. It does nothing when
 // the mount is gone already; it returns EBUSY while somebody uses it.

@@ -92,7 +92,7 @@ func runJob(text string) error {
 		return err
 	}
 	fmt.Println("ready")
-	s.Wait()
+	<-s.Done()
 	return tree.Close()
 }
 

@@ -164,7 +164,9 @@ func (t *Tree) known(dir *Node, name string, l *Layer, a *attrs) (*Node, error) 
 		return nil, err
 	}
 	n.refs.Store(1)
-	if n.dir == nil && a.st.Nlink > 1 {
+	// A copy may have its index entry as the only name on the host, and more
+	// in the layers.
+	if n.dir == nil && (a.st.Nlink > 1 || a.m.nlink != 0) {
 		return t.knownLink(dir, name, n), nil
 	}
 	d.mu.Lock()

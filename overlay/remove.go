@@ -8,13 +8,42 @@ import (
 
 // Unlink removes a file's name.
 func (t *Tree) Unlink(dir *Node, name string) error {
+	for {
+		n, err := t.unlink(dir, name)
+		if n == nil || err != nil {
+			return err
+		}
+		t.freeze.RLock()
+		err = t.copyUp(n, -1)
+		t.freeze.RUnlock()
+		t.Release(n, 1)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// counts tells whether a file can lose a name, or must be copied up first: how
+// many names a file has left is recorded at its copy, as overlayfs does it.
+func (t *Tree) counts(n *Node) bool { return n.dir != nil || !n.is(linked) || t.inEdits(n) }
+
+// unlink removes a name; or returns its file, with a reference, when that must
+// be copied up first.
+func (t *Tree) unlink(dir *Node, name string) (*Node, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n, err := t.victim(dir, name)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if !t.counts(n) {
+		return n, nil
 	}
 	defer t.done(n)
+	return nil, t.unlinkFile(n, dir, name)
+}
+
+func (t *Tree) unlinkFile(n, dir *Node, name string) error {
 	if n.dir != nil {
 		return unix.EISDIR
 	}

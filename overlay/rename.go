@@ -12,6 +12,7 @@ type renaming struct {
 	oldDir, newDir   *Node
 	oldName, newName string
 	exchange         bool
+	uncounted        bool  // a file that is replaced must be copied up first
 	src, dst         *Node // dst is nil when the new name is free
 }
 
@@ -54,7 +55,7 @@ func (r *renaming) copyUp() error {
 		dir  *Node
 		name string
 		must bool
-	}{{r.oldDir, r.oldName, true}, {r.newDir, r.newName, r.exchange}} {
+	}{{r.oldDir, r.oldName, true}, {r.newDir, r.newName, r.exchange || r.uncounted}} {
 		if !e.must {
 			continue
 		}
@@ -102,6 +103,10 @@ func (r *renaming) locked(flags uint32) (bool, error) {
 	}
 	if err := r.allowed(); err != nil {
 		return false, err
+	}
+	if r.dst != nil && !t.counts(r.dst) {
+		r.uncounted = true
+		return false, nil
 	}
 	if r.src.dir == nil && !t.inEdits(r.src) || r.exchange && r.dst.dir == nil && !t.inEdits(r.dst) {
 		return false, nil

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -181,6 +182,18 @@ func (t *Tree) Close() error {
 		return t.state.close()
 	}
 	return nil
+}
+
+// Halt brings the edits to the disk and lets another process have them, while
+// somebody may still use the tree: a call that comes now waits for the end of
+// the process, which must be near.
+func (t *Tree) Halt() error {
+	t.freeze.Lock()
+	t.mu.Lock()
+	if t.state == nil {
+		return nil
+	}
+	return errors.Join(t.syncEdits(), t.state.close())
 }
 
 // Root returns the root directory's node. It needs no Release.

@@ -20,7 +20,7 @@ import (
 
 // controlRequest asks for one thing.
 type controlRequest struct {
-	Op         string             `json:"op"` // checkpoint, uncheckpoint, restore
+	Op         string             `json:"op"` // checkpoint, uncheckpoint, restore, end
 	Checkpoint overlay.Checkpoint `json:"checkpoint,omitzero"`
 	Paths      []string           `json:"paths,omitempty"` // relative to the root
 }
@@ -51,15 +51,22 @@ type controlServer struct {
 	listener net.Listener
 	requests sync.WaitGroup
 	file     string
+
+	end   func()        // closes ended, once
+	ended chan struct{} // the daemon is asked to end
 }
 
 // serveControl answers requests until stop is called.
-func serveControl(p *overlay.Project, tree *overlay.Tree, log *slog.Logger) (stop func(), err error) {
-	s := &controlServer{tree: tree, log: log, file: filepath.Join(p.StateDir(), controlName)}
+func serveControl(p *overlay.Project, tree *overlay.Tree, log *slog.Logger) (*controlServer, error) {
+	ended := make(chan struct{})
+	s := &controlServer{
+		tree: tree, log: log, file: filepath.Join(p.StateDir(), controlName),
+		ended: ended, end: sync.OnceFunc(func() { close(ended) }),
+	}
 	if err := os.Remove(s.file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	err = withSocket(p, func(path string) error {
+	err := withSocket(p, func(path string) error {
 		listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 		if err != nil {
 			return err
@@ -75,7 +82,7 @@ func serveControl(p *overlay.Project, tree *overlay.Tree, log *slog.Logger) (sto
 		return nil, errors.Join(err, s.listener.Close())
 	}
 	go s.accept()
-	return s.stop, nil
+	return s, nil
 }
 
 func (s *controlServer) stop() {
@@ -105,9 +112,13 @@ func (s *controlServer) answer(conn net.Conn) {
 		s.log.Debug("control: unreadable request", "error", err)
 		return
 	}
-	reply, err := perform(s.tree, &request)
-	if err != nil {
+	var reply controlReply
+	if request.Op == "end" {
+		s.end()
+	} else if r, err := perform(s.tree, &request); err != nil {
 		reply.Error = oneLine(err)
+	} else {
+		reply = r
 	}
 	if err := json.NewEncoder(conn).Encode(&reply); err != nil {
 		s.log.Debug("control: the client left", "error", err)

@@ -1,5 +1,3 @@
-//go:build judge
-
 package main
 
 import (
@@ -96,7 +94,7 @@ func as(uid int, do func() string) string {
 // said is the result of an operation as both sides must give it.
 func said(err error, values ...any) string {
 	if err == nil {
-		return "ok " + strings.TrimSpace(fmt.Sprintln(values...))
+		return strings.TrimSpace("ok " + fmt.Sprintln(values...))
 	}
 	var errno unix.Errno
 	if e, ok := err.(unix.Errno); ok { //nolint:errorlint // comes as it is from package unix
@@ -126,12 +124,12 @@ func (s *side) stat(st *unix.Stat_t) string {
 	return line + fmt.Sprintf(" size %d names %d", st.Size, st.Nlink)
 }
 
-// tree is a line for each entry: path, stat, content or target, xattrs, and
+// tree is a line for each entry below rel: path, stat, content or target, xattrs, and
 // the first of the names of the same inode.
-func (s *side) tree() ([]string, error) {
+func (s *side) tree(rel string) ([]string, error) {
 	var lines []string
 	first := make(map[uint64]string)
-	err := s.walk(".", func(rel string, st *unix.Stat_t) error {
+	err := s.walk(rel, func(rel string, st *unix.Stat_t) error {
 		if first[st.Ino] == "" {
 			first[st.Ino] = rel
 		}

@@ -94,8 +94,9 @@ func (r *mountRequest) serve() (err error) {
 	if err != nil {
 		return errors.Join(err, tree.Close())
 	}
-	// In this order: who waits for the claim may open the tree at once.
-	defer func() { err = errors.Join(err, tree.Close(), claim.release()) }()
+	// In this order: who waits for the claim may open the tree at once. Nothing
+	// is closed under a request of a mount that has a copy elsewhere.
+	defer func() { err = errors.Join(err, tree.Halt(), claim.release()) }()
 	// Before the mount, so that no signal can end the process under it.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
@@ -105,11 +106,11 @@ func (r *mountRequest) serve() (err error) {
 	if err != nil {
 		return err
 	}
-	stop, err := serveControl(r.project, tree, r.log)
+	control, err := serveControl(r.project, tree, r.log)
 	if err != nil {
 		return errors.Join(err, server.Unmount())
 	}
-	defer stop()
+	defer control.stop()
 	go r.unmountOnSignal(server, signals)
 	if isDaemon() {
 		if err := detach(r.project); err != nil {
@@ -118,7 +119,10 @@ func (r *mountRequest) serve() (err error) {
 	} else {
 		r.log.Info("mounted; Ctrl-C ends it", "on", r.dir)
 	}
-	server.Wait()
+	select {
+	case <-server.Done():
+	case <-control.ended:
+	}
 	return nil
 }
 

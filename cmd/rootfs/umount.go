@@ -14,9 +14,15 @@ import (
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
-// daemonLimit is how long a daemon may take to bring everything to disk after
-// the kernel has let go of the mount.
-const daemonLimit = 2 * time.Minute
+const (
+	// daemonLimit is how long a daemon may take to bring everything to disk.
+	daemonLimit = 2 * time.Minute
+
+	// copyLimit is how long the kernel may take to let go of a mount. After
+	// it, the mount has a copy in another mount namespace: each that is made
+	// gets one, such as a container's.
+	copyLimit = 500 * time.Millisecond
+)
 
 func umountCommand() *cli.Command {
 	return &cli.Command{
@@ -29,12 +35,12 @@ func umountCommand() *cli.Command {
 			if c.NArg() != 1 {
 				return usagef(c, "give one mountpoint")
 			}
-			return umount(c.Args().First())
+			return umount(c, c.Args().First())
 		},
 	}
 }
 
-func umount(name string) error {
+func umount(c *cli.Context, name string) error {
 	dir, dead, err := resolveMount(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%s: no such directory", quoted(name))
@@ -47,33 +53,71 @@ func umount(name string) error {
 	case err != nil:
 		return err
 	case m == nil:
-		return fmt.Errorf("%s: not mounted", quoted(name))
+		return umountElsewhere(c, name, dir)
 	case m.Type != fsType:
 		return fmt.Errorf("%s: a mount of type %s, not one of rootfs", quoted(name), m.Type)
 	case dead:
 		return detachDead(dir)
 	}
-	wait := daemonOf(m)
 	if err := unmount(dir); errors.Is(err, unix.EBUSY) {
 		return busyError(dir)
 	} else if err != nil {
 		return fmt.Errorf("%s: %w", quoted(name), err)
 	}
-	if err := wait(daemonLimit); err != nil {
-		return fmt.Errorf("%s: unmounted, but its daemon hasn't ended yet: %w", quoted(name), err)
+	// A mount names its project; where that can't be read, there is nothing
+	// to wait for.
+	p, err := overlay.Find(m.Source, "")
+	if err != nil {
+		return nil
+	}
+	if err := endDaemon(p, dir); err != nil {
+		return fmt.Errorf("%s: unmounted, but its daemon hasn't ended: %w", quoted(name), err)
 	}
 	return nil
 }
 
-// daemonOf returns what waits for the end of a mount's daemon. A mount names
-// its project; where that can't be read, there is nothing to wait for.
-func daemonOf(m *mountPoint) waitFunc {
-	if p, err := overlay.Find(m.Source, ""); err == nil {
-		if s, wait, err := readState(p); err == nil && s != nil && s.Mountpoint == m.Dir {
-			return wait
+// umountElsewhere ends a daemon whose mount is gone here, and lives on in other
+// mount namespaces.
+func umountElsewhere(c *cli.Context, name, dir string) error {
+	if p, err := findProject(c); err == nil {
+		if pid, _, err := daemonOf(p, dir); err == nil && pid != 0 {
+			return endDaemon(p, dir)
 		}
 	}
-	return func(time.Duration) error { return nil }
+	return fmt.Errorf("%s: not mounted", quoted(name))
+}
+
+// endDaemon waits until the daemon has ended that had a project mounted on dir;
+// where other mount namespaces keep it from that, it is told to.
+func endDaemon(p *overlay.Project, dir string) error {
+	_, wait, err := daemonOf(p, dir)
+	if err != nil || wait == nil {
+		return err
+	}
+	if err := wait(copyLimit); !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	pid, wait, err := daemonOf(p, dir)
+	if err != nil || wait == nil {
+		return err
+	}
+	if _, err := askDaemon(p, &controlRequest{Op: "end"}); err != nil {
+		return fmt.Errorf("process %d: %w", pid, err)
+	}
+	if err := wait(daemonLimit); err != nil {
+		return fmt.Errorf("process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// daemonOf finds the daemon that has a project mounted on dir, or had, and
+// what waits for its end, which is nil when there is none.
+func daemonOf(p *overlay.Project, dir string) (pid int, wait waitFunc, err error) {
+	s, wait, err := readState(p)
+	if err != nil || s == nil || s.Mountpoint != dir {
+		return 0, nil, err
+	}
+	return s.PID, wait, nil
 }
 
 // unmount ends a mount, as root by itself and otherwise through the set-uid
