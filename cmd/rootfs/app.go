@@ -91,7 +91,8 @@ func oneLine(err error) string {
 func newApp(std streams) *cli.App {
 	commands := []*cli.Command{
 		mountCommand(std), umountCommand(), statusCommand(std), exportCommand(std), buildCommand(std),
-		checkpointCommand(std), logCommand(std), restoreCommand(std), imageCommand(std), versionCommand(std),
+		checkpointCommand(std), logCommand(std), restoreCommand(std),
+		nodeCommand(std), setcapCommand(std), chownCommand(std), imageCommand(std), versionCommand(std),
 	}
 	for _, c := range commands {
 		c.HideHelpCommand = true // so that a directory may be called "help"

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -110,9 +109,7 @@ func restoreCommand(std streams) *cli.Command {
 			if request.Checkpoint.ID == "" && len(args) > 1 && !strings.HasPrefix(args[0], "/") && strings.HasPrefix(args[1], "/") {
 				return fmt.Errorf("%s: no such checkpoint; see: rootfs log", quoted(args[0]))
 			}
-			for _, arg := range args {
-				request.Paths = append(request.Paths, strings.TrimPrefix(path.Clean("/"+arg), "/"))
-			}
+			request.Paths = rootPaths(args)
 			_, err = edit(project, logger(c, std.err), request)
 			return err
 		},

@@ -20,9 +20,15 @@ import (
 
 // controlRequest asks for one thing.
 type controlRequest struct {
-	Op         string             `json:"op"` // checkpoint, uncheckpoint, restore, end
+	Op         string             `json:"op"` // checkpoint, uncheckpoint, restore, node, chown, setcap, end
 	Checkpoint overlay.Checkpoint `json:"checkpoint,omitzero"`
 	Paths      []string           `json:"paths,omitempty"` // relative to the root
+
+	Owner      string `json:"owner,omitempty"` // USER, USER:GROUP or :GROUP
+	Recursive  bool   `json:"recursive,omitempty"`
+	Mode       uint32 `json:"mode,omitempty"` // of a node, with its type
+	Rdev       uint64 `json:"rdev,omitempty"` // of a device
+	Capability []byte `json:"capability,omitempty"`
 }
 
 // controlReply is what came of it.
@@ -135,10 +141,26 @@ func perform(tree *overlay.Tree, r *controlRequest) (reply controlReply, err err
 		err = tree.Uncheckpoint(r.Checkpoint.ID)
 	case "restore":
 		err = restorePaths(tree, r.Checkpoint.ID, r.Paths)
+	case "node":
+		err = makeNode(tree, r)
+	case "chown":
+		err = chown(tree, r)
+	case "setcap":
+		err = r.eachPath(func(path string) error { return tree.SetCapability(path, r.Capability) })
 	default:
 		err = fmt.Errorf("request %s: unknown to this daemon; unmount and mount again with this version", quoted(r.Op))
 	}
 	return reply, err
+}
+
+// eachPath calls do with the paths, up to the first error.
+func (r *controlRequest) eachPath(do func(path string) error) error {
+	for _, path := range r.Paths {
+		if err := do(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // restorePaths makes paths what they were at a checkpoint; in the layers for
