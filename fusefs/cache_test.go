@@ -66,3 +66,24 @@ func TestWritesCostOneRequestEach(t *testing.T) {
 		t.Errorf("%d WRITE, %d GETXATTR, %d READ for 10 writes and a read", w, x, r)
 	}
 }
+
+// A new file costs four requests (its name is looked up, made, asked for a
+// capability, written), and a name that goes costs one.
+func TestRequestsOfANewFile(t *testing.T) {
+	m := sample(t, Options{})
+	_, err := os.ReadFile(m.path("etc/passwd")) // tells the kernel to open without asking
+	check(t, "read", err)
+	work := func(name string) {
+		check(t, "write", os.WriteFile(m.path(name), []byte("x"), 0o644))
+		check(t, "remove", os.Remove(m.path(name)))
+	}
+	work("etc/first")
+	before := m.requests()
+	work("etc/second")
+	want := map[string]int{"LOOKUP": 1, "CREATE": 1, "GETXATTR": 1, "WRITE": 1, "UNLINK": 1}
+	for name, n := range m.requests() {
+		if n -= before[name]; n != want[name] && name != "FORGET" && name != "BATCH_FORGET" {
+			t.Errorf("%d %s, want %d", n, name, want[name])
+		}
+	}
+}

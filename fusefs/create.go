@@ -30,14 +30,15 @@ func (f *filesystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, o
 	if dir == nil {
 		return stale
 	}
-	n, err := f.tree.Create(dir, name, in.Mode&permissions, f.owner(&in.InHeader))
+	var e overlay.Entry
+	n, err := f.tree.Create(dir, name, in.Mode&permissions, f.owner(&in.InHeader), &e)
 	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
 		// It came through a layer, and the kernel hasn't heard yet. It looks
 		// again when told so, and opens what it finds.
 		return stale
 	}
 	out.OpenFlags = openFlags
-	return f.made("create", in.NodeId, n, err, &out.EntryOut)
+	return f.made("create", in.NodeId, n, &e, err, &out.EntryOut)
 }
 
 // Tmpfile implements open(2) with O_TMPFILE.
@@ -46,9 +47,10 @@ func (f *filesystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Cre
 	if dir == nil {
 		return stale
 	}
-	n, err := f.tree.Tmpfile(dir, in.Mode&permissions, f.owner(&in.InHeader))
+	var e overlay.Entry
+	n, err := f.tree.Tmpfile(dir, in.Mode&permissions, f.owner(&in.InHeader), &e)
 	out.OpenFlags = openFlags
-	return f.made("tmpfile", in.NodeId, n, err, &out.EntryOut)
+	return f.made("tmpfile", in.NodeId, n, &e, err, &out.EntryOut)
 }
 
 // Mknod implements mknod(2), also of a regular file.
@@ -57,8 +59,9 @@ func (f *filesystem) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out
 	if dir == nil {
 		return stale
 	}
-	n, err := f.tree.Mknod(dir, name, in.Mode, uint64(in.Rdev), f.owner(&in.InHeader))
-	return f.made("mknod", in.NodeId, n, err, out)
+	var e overlay.Entry
+	n, err := f.tree.Mknod(dir, name, in.Mode, uint64(in.Rdev), f.owner(&in.InHeader), &e)
+	return f.made("mknod", in.NodeId, n, &e, err, out)
 }
 
 // Mkdir implements mkdir(2).
@@ -67,8 +70,9 @@ func (f *filesystem) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out
 	if dir == nil {
 		return stale
 	}
-	n, err := f.tree.Mkdir(dir, name, in.Mode&permissions, f.owner(&in.InHeader))
-	return f.made("mkdir", in.NodeId, n, err, out)
+	var e overlay.Entry
+	n, err := f.tree.Mkdir(dir, name, in.Mode&permissions, f.owner(&in.InHeader), &e)
+	return f.made("mkdir", in.NodeId, n, &e, err, out)
 }
 
 // Symlink implements symlink(2).
@@ -77,8 +81,9 @@ func (f *filesystem) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name 
 	if dir == nil {
 		return stale
 	}
-	n, err := f.tree.Symlink(dir, name, target, f.owner(in))
-	return f.made("symlink", in.NodeId, n, err, out)
+	var e overlay.Entry
+	n, err := f.tree.Symlink(dir, name, target, f.owner(in), &e)
+	return f.made("symlink", in.NodeId, n, &e, err, out)
 }
 
 // Readlink implements readlink(2).

@@ -32,18 +32,13 @@ func (f *filesystem) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, o
 // Forget gives back what the kernel was told n times.
 func (f *filesystem) Forget(id, n uint64) { f.nodes.forget(id, n) }
 
-// made answers with the node that a method of the tree has made in the
-// directory dir, and passes the reference to it on to the kernel.
-func (f *filesystem) made(op string, dir uint64, n *overlay.Node, err error, out *fuse.EntryOut) fuse.Status {
+// made answers with the node n, described by e, that a method of the tree has
+// made in the directory dir, and passes the reference to it on to the kernel.
+func (f *filesystem) made(op string, dir uint64, n *overlay.Node, e *overlay.Entry, err error, out *fuse.EntryOut) fuse.Status {
 	if err != nil {
 		return f.status(op, dir, err)
 	}
-	var e overlay.Entry
-	if err := f.tree.Stat(n, &e); err != nil {
-		f.tree.Release(n, 1)
-		return f.status(op, dir, err)
-	}
-	f.fill(n, &e, out)
+	f.fill(n, e, out)
 	return fuse.OK
 }
 

@@ -2,6 +2,8 @@ package fusefs
 
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // Link implements link(2).
@@ -15,8 +17,9 @@ func (f *filesystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *
 	}
 	// The answer tells the kernel about an entry, so it costs a reference,
 	// which looking the new name up gives.
-	n, err := f.tree.Lookup(dir, name, nil)
-	return f.made("link", in.NodeId, n, err, out)
+	var e overlay.Entry
+	n, err := f.tree.Lookup(dir, name, &e)
+	return f.made("link", in.NodeId, n, &e, err, out)
 }
 
 // Unlink implements unlink(2).

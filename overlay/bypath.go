@@ -60,7 +60,7 @@ func (t *Tree) MakeNode(path string, mode uint32, rdev uint64, o Owner) error {
 		return fmt.Errorf("/%s: %w", path, err)
 	}
 	defer t.Release(dir, 1)
-	n, err := t.Mknod(dir, name, mode, rdev, o)
+	n, err := t.Mknod(dir, name, mode, rdev, o, nil)
 	if err != nil {
 		return fmt.Errorf("/%s: %w", path, err)
 	}

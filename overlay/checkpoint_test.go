@@ -35,7 +35,7 @@ func TestCheckpointIsAMoment(t *testing.T) {
 	must(t, tree.Unlink(etc, "link"))
 	must(t, tree.Rename(at(t, tree, "new"), "moved", root, "back", 0))
 	must(t, tree.Unlink(root, "null"))
-	_, err = tree.Mkdir(root, "null", 0o700, Owner{})
+	_, err = tree.Mkdir(root, "null", 0o700, Owner{}, nil)
 	must(t, err)
 	must(t, tree.Rename(root, "back", root, "again", 0))
 	must(t, tree.Unlink(at(t, tree, "new"), "file"))
@@ -93,7 +93,7 @@ func TestUncheckpointLeavesNoTrace(t *testing.T) {
 	ino := inoOf(t, tree, "etc/conf")
 	_, err = tree.Write(at(t, tree, "etc/conf"), []byte("C"), 0)
 	must(t, err)
-	_, err = tree.Mkdir(tree.Root(), "srv", 0o755, Owner{}) // over its whiteout, so opaque
+	_, err = tree.Mkdir(tree.Root(), "srv", 0o755, Owner{}, nil) // over its whiteout, so opaque
 	must(t, err)
 	must(t, tree.Close())
 	tree = open(t, p)
@@ -158,7 +158,7 @@ func TestRestore(t *testing.T) {
 		for _, name := range []string{"etc", "new", "bin"} {
 			must(t, tree.removeAll(tree.Root(), name))
 		}
-		_, err = tree.Create(tree.Root(), "etc", 0o600, Owner{}) // another type
+		_, err = tree.Create(tree.Root(), "etc", 0o600, Owner{}, nil) // another type
 		must(t, err)
 	}
 	ruin()

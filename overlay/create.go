@@ -9,15 +9,16 @@ import (
 // Owner says who makes an entry.
 type Owner struct{ UID, GID uint32 }
 
-// Create makes an empty regular file. It returns EEXIST when the name is
-// taken, as all that follow do.
-func (t *Tree) Create(dir *Node, name string, mode uint32, o Owner) (*Node, error) {
-	return t.make(dir, name, meta{mode: unix.S_IFREG | mode&0o7777, uid: o.UID, gid: o.GID}, "")
+// Create makes an empty regular file and fills e with its attributes, unless
+// that is nil. It returns EEXIST when the name is taken. All that follow do the
+// same.
+func (t *Tree) Create(dir *Node, name string, mode uint32, o Owner, e *Entry) (*Node, error) {
+	return t.make(dir, name, meta{mode: unix.S_IFREG | mode&0o7777, uid: o.UID, gid: o.GID}, "", e)
 }
 
 // Mknod makes a regular file, device, fifo or socket, as the type in mode
 // says. Devices are recorded; the host gets none.
-func (t *Tree) Mknod(dir *Node, name string, mode uint32, rdev uint64, o Owner) (*Node, error) {
+func (t *Tree) Mknod(dir *Node, name string, mode uint32, rdev uint64, o Owner, e *Entry) (*Node, error) {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK:
 		rdev = 0
@@ -27,26 +28,26 @@ func (t *Tree) Mknod(dir *Node, name string, mode uint32, rdev uint64, o Owner) 
 	default:
 		return nil, unix.EINVAL
 	}
-	return t.make(dir, name, meta{mode: mode, uid: o.UID, gid: o.GID, rdev: rdev}, "")
+	return t.make(dir, name, meta{mode: mode, uid: o.UID, gid: o.GID, rdev: rdev}, "", e)
 }
 
 // Symlink makes a symbolic link to target.
-func (t *Tree) Symlink(dir *Node, name, target string, o Owner) (*Node, error) {
+func (t *Tree) Symlink(dir *Node, name, target string, o Owner, e *Entry) (*Node, error) {
 	switch {
 	case target == "":
 		return nil, unix.ENOENT
 	case len(target) >= unix.PathMax:
 		return nil, unix.ENAMETOOLONG
 	}
-	return t.make(dir, name, meta{mode: unix.S_IFLNK | 0o777, uid: o.UID, gid: o.GID}, target)
+	return t.make(dir, name, meta{mode: unix.S_IFLNK | 0o777, uid: o.UID, gid: o.GID}, target, e)
 }
 
 // Mkdir makes a directory.
-func (t *Tree) Mkdir(dir *Node, name string, mode uint32, o Owner) (*Node, error) {
-	return t.make(dir, name, meta{mode: unix.S_IFDIR | mode&0o7777, uid: o.UID, gid: o.GID}, "")
+func (t *Tree) Mkdir(dir *Node, name string, mode uint32, o Owner, e *Entry) (*Node, error) {
+	return t.make(dir, name, meta{mode: unix.S_IFDIR | mode&0o7777, uid: o.UID, gid: o.GID}, "", e)
 }
 
-func (t *Tree) make(dir *Node, name string, m meta, content string) (*Node, error) {
+func (t *Tree) make(dir *Node, name string, m meta, content string, e *Entry) (*Node, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.free(dir, name); err != nil {
@@ -63,12 +64,12 @@ func (t *Tree) make(dir *Node, name string, m meta, content string) (*Node, erro
 	if err != nil {
 		return nil, err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	a := attrs{m: m}
+	if err := unix.Fstat(fd, &a.st); err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
-	n.hostIno = st.Ino
-	n.ino = up.layer.ino(&st)
+	n.hostIno = a.st.Ino
+	n.ino = up.layer.ino(&a.st)
 	if n.typ == unix.S_IFDIR {
 		_ = unix.Close(fd)
 		n.at = place{}
@@ -78,6 +79,9 @@ func (t *Tree) make(dir *Node, name string, m meta, content string) (*Node, erro
 	}
 	t.adopt(dir, name, n)
 	dir.dir.insert(dirent{name: name, node: n, layer: t.edits, typ: uint8(n.typ >> 12)})
+	if e != nil {
+		n.fill(e, &a)
+	}
 	return n, nil
 }
 
@@ -229,7 +233,7 @@ func setMark(fd int, name, value string) error {
 }
 
 // Tmpfile makes a regular file without a name, which Link may give it.
-func (t *Tree) Tmpfile(dir *Node, mode uint32, o Owner) (*Node, error) {
+func (t *Tree) Tmpfile(dir *Node, mode uint32, o Owner, e *Entry) (*Node, error) {
 	if t.state == nil {
 		return nil, unix.EROFS
 	}
@@ -249,17 +253,20 @@ func (t *Tree) Tmpfile(dir *Node, mode uint32, o Owner) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	var st unix.Stat_t
-	if err = unix.Fstat(fd, &st); err == nil {
-		err = recordFd(fd, m, st.Mode)
+	a := attrs{m: m}
+	if err = unix.Fstat(fd, &a.st); err == nil {
+		err = recordFd(fd, m, a.st.Mode)
 	}
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
-	n := &Node{typ: unix.S_IFREG, hostIno: st.Ino, ino: t.edits.ino(&st)}
+	n := &Node{typ: unix.S_IFREG, hostIno: a.st.Ino, ino: t.edits.ino(&a.st)}
 	n.set(orphan | dead | tmpfile)
 	n.refs.Store(1)
 	t.keepOpen(n, fd)
 	t.files.pin(n.fh.Load())
+	if e != nil {
+		n.fill(e, &a)
+	}
 	return n, nil
 }

@@ -61,7 +61,7 @@ func (r *restoring) descend(src, dst *Node, name string) (*Node, *Node, error) {
 		return nil, nil, err
 	}
 	if there == nil && below != nil && below.dir != nil {
-		if there, err = r.to.Mkdir(dst, name, 0o755, Owner{}); err != nil {
+		if there, err = r.to.Mkdir(dst, name, 0o755, Owner{}, nil); err != nil {
 			return nil, nil, err
 		}
 		if err := r.attributes(below, there); err != nil {
@@ -119,14 +119,14 @@ func (r *restoring) copy(n, dir *Node, name string) error {
 	var err error
 	switch n.typ {
 	case unix.S_IFDIR:
-		made, err = r.to.Mkdir(dir, name, e.Mode, owner)
+		made, err = r.to.Mkdir(dir, name, e.Mode, owner, nil)
 	case unix.S_IFLNK:
 		var target string
 		if target, err = r.from.Readlink(n); err == nil {
-			made, err = r.to.Symlink(dir, name, target, owner)
+			made, err = r.to.Symlink(dir, name, target, owner, nil)
 		}
 	default:
-		made, err = r.to.Mknod(dir, name, e.Mode, e.Rdev, owner)
+		made, err = r.to.Mknod(dir, name, e.Mode, e.Rdev, owner, nil)
 	}
 	if err != nil {
 		return err

@@ -208,9 +208,9 @@ func edits(t *testing.T, tree *Tree) {
 	etc := at(t, tree, "etc")
 	_, err := tree.Write(at(t, tree, "etc/conf"), []byte("!"), 4)
 	must(t, err)
-	deep, err := tree.Mkdir(root, "new", 0o1777, Owner{5, 6})
+	deep, err := tree.Mkdir(root, "new", 0o1777, Owner{5, 6}, nil)
 	must(t, err)
-	f, err := tree.Create(deep, "file", 0o640, Owner{})
+	f, err := tree.Create(deep, "file", 0o640, Owner{}, nil)
 	must(t, err)
 	_, err = tree.Write(f, []byte("deep"), 0)
 	must(t, err)
@@ -220,12 +220,12 @@ func edits(t *testing.T, tree *Tree) {
 	mode, uid := uint32(0o4711), uint32(1000)
 	must(t, tree.SetAttr(at(t, tree, "bin/a"), &Change{Mode: &mode}))
 	must(t, tree.SetAttr(at(t, tree, "bin"), &Change{UID: &uid}))
-	_, err = tree.Symlink(etc, "link", "conf", Owner{})
+	_, err = tree.Symlink(etc, "link", "conf", Owner{}, nil)
 	must(t, err)
-	_, err = tree.Mknod(root, "null", unix.S_IFCHR|0o666, unix.Mkdev(1, 3), Owner{})
+	_, err = tree.Mknod(root, "null", unix.S_IFCHR|0o666, unix.Mkdev(1, 3), Owner{}, nil)
 	must(t, err)
 	must(t, tree.Rmdir(root, "srv"))
-	_, err = tree.Mkdir(root, "srv", 0o755, Owner{}) // opaque
+	_, err = tree.Mkdir(root, "srv", 0o755, Owner{}, nil) // opaque
 	must(t, err)
 	must(t, tree.SetXattr(at(t, tree, "etc/conf"), "security.capability", []byte("cap"), 0))
 }
