@@ -32,10 +32,8 @@ type pkg struct {
 	kind pkgKind
 }
 
-const (
-	recipeFile = "package.toml"
-	resultLink = "result"
-)
+// resultLink is the name of a link to what something else has built.
+const resultLink = "result"
 
 // archiveSuffixes are the names that make a file in user/apps a package.
 var archiveSuffixes = []string{".tar", ".tar.gz", ".tar.xz", ".tar.zst"}
@@ -169,7 +167,7 @@ func packageAt(file, name string, isArchive bool) (pkg, error) {
 
 func packageDir(dir, name string) (pkg, error) {
 	result := filepath.Join(dir, resultLink)
-	if _, err := os.Stat(filepath.Join(dir, recipeFile)); err == nil {
+	if _, err := os.Stat(filepath.Join(dir, RecipeName)); err == nil {
 		return pkg{name: name, path: dir, kind: pkgRecipe}, nil
 	}
 	switch info, err := os.Stat(result); {
@@ -212,12 +210,12 @@ func whyNoTree(names []string) string {
 	case slices.ContainsFunc(names, has([]string{"default.nix", "flake.nix"})):
 		return "it has a Nix expression but no result; run nix build in it"
 	case slices.ContainsFunc(names, has(buildFiles)):
-		return "it looks like source code; tell in " + recipeFile + " how to build it, or put a link " + resultLink + " to the built tree beside it"
+		return "it looks like source code; tell in " + RecipeName + " how to build it, or put a link " + resultLink + " to the built tree beside it"
 	case len(strange) < len(names):
 		return fmt.Sprintf("it looks like an install tree, but no root directory has %s; move that out", quoteSome(strange))
 	}
 	return fmt.Sprintf("it has %s, where an install tree has root directories (bin, etc, usr, …), a recipe %s and a built package a link %s; make it one of these",
-		quoteSome(strange), recipeFile, resultLink)
+		quoteSome(strange), RecipeName, resultLink)
 }
 
 // quoteSome lists the first three of names.

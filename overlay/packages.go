@@ -46,7 +46,7 @@ func (p *Project) Packages(names ...string) ([]Package, error) {
 		pk, ok := s.all[name]
 		switch {
 		case !ok:
-			return nil, fmt.Errorf("%s: there is no package %q%s", p.path(p.Manifest.Apps.Path), name, didYouMean(name, s.names))
+			return nil, fmt.Errorf("%s: there is no package %q%s", p.AppsDir(), name, didYouMean(name, s.names))
 		case !pk.usable(s.arch):
 			return nil, fmt.Errorf("%s: package %q is not for %s", pk.Recipe.File, name, s.arch)
 		}
@@ -57,9 +57,12 @@ func (p *Project) Packages(names ...string) ([]Package, error) {
 	return s.sorted, nil
 }
 
+// AppsDir is the host folder that holds the packages.
+func (p *Project) AppsDir() string { return p.path(p.Manifest.Apps.Path) }
+
 // readPackages lists the packages in the order of their layers.
 func (p *Project) readPackages() ([]Package, error) {
-	apps := p.path(p.Manifest.Apps.Path)
+	apps := p.AppsDir()
 	found, err := packages(apps, p.Manifest.Apps.Order, p.Manifest.Apps.Exclude)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -72,7 +75,7 @@ func (p *Project) readPackages() ([]Package, error) {
 	for i, pk := range found {
 		all[i] = Package{Name: pk.name, Path: pk.path}
 		if pk.kind == pkgRecipe {
-			all[i].Recipe, err = ReadRecipe(filepath.Join(pk.path, recipeFile))
+			all[i].Recipe, err = ReadRecipe(filepath.Join(pk.path, RecipeName))
 			bad = append(bad, err)
 		}
 	}
@@ -142,7 +145,7 @@ func (p *Project) built(pk pkg) (string, error) {
 	if isDir(link) {
 		return link, nil
 	}
-	recipe, err := ReadRecipe(filepath.Join(pk.path, recipeFile))
+	recipe, err := ReadRecipe(filepath.Join(pk.path, RecipeName))
 	if err != nil || !recipe.For(p.Manifest.Arch) {
 		return "", err
 	}

@@ -132,7 +132,7 @@ func (p *Project) layerSign(path string) bool {
 	apps := p.path(p.Manifest.Apps.Path)
 	dir, name := filepath.Split(path)
 	dir = filepath.Clean(dir)
-	if dir == apps || dir == p.BuiltDir() || name == resultLink || name == recipeFile {
+	if dir == apps || dir == p.BuiltDir() || name == resultLink || name == RecipeName {
 		return true
 	}
 	if path == filepath.Join(p.Root, ManifestName) || path == p.Manifest.File {

@@ -13,6 +13,9 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
+// RecipeName is the name of a recipe's file in its package's folder.
+const RecipeName = "package.toml"
+
 // Recipe says how a package is built: its package.toml.
 type Recipe struct {
 	File string // on the host

@@ -14,7 +14,7 @@ func recipes(t *testing.T, texts map[string]string) *Project {
 	for name, text := range texts {
 		dir := filepath.Join(p.Root, "user/apps", name)
 		must(t, os.MkdirAll(dir, 0o755))
-		must(t, os.WriteFile(filepath.Join(dir, recipeFile), []byte(text), 0o644))
+		must(t, os.WriteFile(filepath.Join(dir, RecipeName), []byte(text), 0o644))
 	}
 	return p
 }

@@ -24,6 +24,8 @@ type Options struct {
 	Force     bool     // build also what hasn't changed
 	Logger    *slog.Logger
 	Observer  Observer
+
+	failures *failures // not to be tried again; nil for none
 }
 
 // Observer is told how building goes, from several goroutines.
@@ -54,6 +56,7 @@ func (s State) String() string {
 type Result struct {
 	Name   string
 	State  State
+	Ran    bool     // its command was run
 	Output string   // host directory with the package's tree; of an earlier build, or "", when failed
 	Log    string   // host file with what the last command said
 	Tail   []string // its last lines, when failed

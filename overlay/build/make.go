@@ -20,11 +20,13 @@ type work struct {
 	before *listing
 	inputs map[string]string // hashes, by path in the folder
 	fresh  bool              // the record has changed
+
+	dropped []string // outputs that are not kept any more
 }
 
 // make brings the output of a package with a recipe up to date.
 func (b *builder) make(ctx context.Context, u *unit) error {
-	w := &work{builder: b, unit: u, rec: readRecord(b.recordFile(u.Name))}
+	w := &work{builder: b, unit: u, rec: readRecord(recordFile(b.project, u.Name))}
 	u.dir = filepath.Join(b.project.BuiltDir(), u.Name)
 	u.result.Log = filepath.Join(b.project.StateDir(), "logs", u.Name+".log")
 	u.result.Output, _ = filepath.EvalSymlinks(u.dir) // none yet
@@ -36,9 +38,17 @@ func (b *builder) make(ctx context.Context, u *unit) error {
 			return w.reuse(output)
 		}
 	}
+	if err := b.options.failures.of(u.Name, w.key()); err != nil {
+		return err
+	}
+	u.result.Ran = true
 	b.options.Observer.Begin(u.Name)
-	err := w.build(ctx)
-	return errors.Join(err, w.remember())
+	if err := w.build(ctx); err != nil {
+		b.options.failures.add(u.Name, w.key(), err)
+		return errors.Join(err, w.remember())
+	}
+	b.built <- w
+	return nil
 }
 
 // look reads the package's inputs.
@@ -81,7 +91,7 @@ func (w *work) reuse(output string) error {
 	if err := w.show(output); err != nil || !w.fresh {
 		return err
 	}
-	return w.rec.write(w.recordFile(w.Name))
+	return w.rec.write(recordFile(w.project, w.Name))
 }
 
 // show switches the package to an output.
@@ -120,15 +130,9 @@ func (w *work) build(ctx context.Context) (err error) {
 	if err := w.show(output); err != nil {
 		return err
 	}
-	// A crash before this leaves a package that is built again.
-	if err := syncFilesystem(w.outputDir(output)); err != nil {
-		return err
-	}
 	w.result.State, w.result.Output = Built, w.outputDir(output)
-	for _, old := range w.rec.add(w.arch(), done{w.key(), output}) {
-		err = errors.Join(err, removeTree(w.outputDir(old)))
-	}
-	return err
+	w.dropped = w.rec.add(w.arch(), done{w.key(), output})
+	return nil
 }
 
 // command runs the recipe's command; what it puts into DESTDIR is below root.
@@ -218,6 +222,21 @@ func (w *work) install(root, output string) error {
 	return os.Rename(root, place)
 }
 
+// commit remembers packages that have been built, once their outputs are on
+// the disk. A crash before leaves packages that are built again.
+func (b *builder) commit(built []*work) error {
+	err := syncFilesystem(b.project.StateDir())
+	for _, w := range built {
+		if err == nil {
+			err = w.remember()
+		}
+		for _, output := range w.dropped {
+			err = errors.Join(err, removeTree(w.outputDir(output)))
+		}
+	}
+	return err
+}
+
 // remember writes the record after a build, failed or not.
 func (w *work) remember() error {
 	for name := range w.rec.Files {
@@ -225,5 +244,5 @@ func (w *work) remember() error {
 			delete(w.rec.Files, name)
 		}
 	}
-	return w.rec.write(w.recordFile(w.Name))
+	return w.rec.write(recordFile(w.project, w.Name))
 }

@@ -19,6 +19,7 @@ type builder struct {
 	folders  []string      // where every command may write
 	confines bool          // the kernel can keep it there
 	failed   atomic.Bool
+	built    chan *work // to be committed
 }
 
 // unit is a package in a run. What is below done may be read when that is
@@ -46,6 +47,7 @@ func (b *builder) run(ctx context.Context, pkgs []overlay.Package) ([]Result, er
 			need.used = true
 		}
 	}
+	b.built = make(chan *work, len(units))
 	var working sync.WaitGroup
 	for _, u := range units {
 		working.Go(func() {
@@ -56,9 +58,12 @@ func (b *builder) run(ctx context.Context, pkgs []overlay.Package) ([]Result, er
 			}
 		})
 	}
+	committed := make(chan error)
+	go func() { committed <- b.commitAll() }()
 	working.Wait()
+	close(b.built)
 	var results []Result
-	var errs []error
+	errs := []error{<-committed}
 	for _, u := range units {
 		if u.Recipe != nil {
 			results = append(results, u.result)
@@ -69,6 +74,19 @@ func (b *builder) run(ctx context.Context, pkgs []overlay.Package) ([]Result, er
 		return results, ctx.Err()
 	}
 	return results, errors.Join(errs...)
+}
+
+// commitAll commits what has been built, all that waits at once: a sync may
+// take long, and covers everything.
+func (b *builder) commitAll() (err error) {
+	for w := range b.built {
+		batch := []*work{w}
+		for len(b.built) > 0 {
+			batch = append(batch, <-b.built)
+		}
+		err = errors.Join(err, b.commit(batch))
+	}
+	return err
 }
 
 // closure lists all that a recipe depends on, which is in units already.
@@ -132,7 +150,7 @@ func (b *builder) given(_ context.Context, u *unit) error {
 	if err != nil {
 		return err
 	}
-	file := b.recordFile(u.Name)
+	file := recordFile(b.project, u.Name)
 	rec := readRecord(file)
 	nothing := func(string) bool { return false }
 	l, err := list(path, nothing, nil)
@@ -155,8 +173,8 @@ func (b *builder) given(_ context.Context, u *unit) error {
 	return nil
 }
 
-func (b *builder) recordFile(name string) string {
-	return filepath.Join(b.project.StateDir(), "builds", name)
+func recordFile(p *overlay.Project, name string) string {
+	return filepath.Join(p.StateDir(), "builds", name)
 }
 
 func (b *builder) arch() string { return b.project.Manifest.Arch }

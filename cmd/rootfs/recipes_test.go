@@ -1,0 +1,144 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// greeting is a package whose program says what its source does.
+const greeting = `
+-- user/apps/greet/package.toml --
+command = '''
+test -s greeting
+mkdir -p "$DESTDIR/usr/bin"
+{ echo '#!/bin/sh'; echo "echo $(cat greeting)"; } >"$DESTDIR/usr/bin/greet"
+chmod +x "$DESTDIR/usr/bin/greet"
+'''
+-- user/apps/greet/greeting --
+one
+-- user/apps/other/package.toml --
+command = "mkdir -p $DESTDIR/opt; cp file $DESTDIR/opt"
+-- user/apps/other/file --
+other
+`
+
+// sees waits until a script in a folder succeeds, for at most a second, and
+// returns how long it took.
+func sees(t *testing.T, dir, script string) time.Duration {
+	t.Helper()
+	start := time.Now()
+	for {
+		cmd := exec.Command("sh", "-euc", script)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		took := time.Since(start)
+		switch {
+		case err == nil:
+			return took
+		case took > time.Second:
+			t.Fatalf("%s: not after %v: %v\n%s", script, took, err, out)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// A mount that was made before shows a rebuilt program, and only what changed
+// is built.
+func TestMountShowsWhatIsBuilt(t *testing.T) {
+	need(t, "fuse")
+	project := layProject(t, greeting)
+	mnt, _ := mountProject(t, project) // which builds first
+	sh(t, mnt, `[ "$(usr/bin/greet)" = one ] && [ "$(cat opt/file)" = other ]`)
+	sh(t, project, `echo two >user/apps/greet/greeting`)
+	if out := rootfs(t, project, "build"); strings.Count(out, "\n") != 1 || !strings.HasPrefix(out, "built ") {
+		t.Errorf("one source was touched, and rootfs build says %q", out)
+	}
+	t.Logf("seen after %v", sees(t, mnt, `[ "$(usr/bin/greet)" = two ]`))
+
+	// A failure shows nothing new.
+	sh(t, project, `mv user/apps/greet/greeting saved; ! rootfs build 2>err; grep -q '^rootfs: build: greet: ' err`)
+	sh(t, mnt, `sleep .3; [ "$(usr/bin/greet)" = two ]`)
+	sh(t, project, `mv saved user/apps/greet/greeting`)
+
+	// A new recipe is a new layer.
+	sh(t, project, `mkdir user/apps/late; echo 'command = "echo late >$DESTDIR/late"' >user/apps/late/package.toml; rootfs -q build`)
+	t.Logf("new package seen after %v", sees(t, mnt, `[ "$(cat late)" = late ]`))
+}
+
+func TestWatchBuildsWhatChanges(t *testing.T) {
+	need(t, "fuse")
+	project := layProject(t, greeting)
+	mnt, _ := mountProject(t, project)
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("rootfs", "-C", project, "watch")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := false
+	t.Cleanup(func() {
+		if !ended {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+		text, _ := os.ReadFile(log.Name())
+		t.Logf("rootfs watch said:\n%s", text)
+	})
+	for _, step := range []struct{ change, seen string }{
+		{`sleep .2; echo two >user/apps/greet/greeting`, `[ "$(usr/bin/greet)" = two ]`},
+		{`mkdir user/apps/other/more; sed -i 's/file/more\/*/' user/apps/other/package.toml; echo m >user/apps/other/more/m`, `[ "$(cat opt/m)" = m ]`},
+		{`echo n >user/apps/other/more/m`, `[ "$(cat opt/m)" = n ]`},
+		{`mkdir user/apps/late; echo 'command = "echo late >$DESTDIR/late"' >user/apps/late/package.toml`, `[ "$(cat late)" = late ]`},
+	} {
+		sh(t, project, step.change)
+		t.Logf("%s: seen after %v", step.change, sees(t, mnt, step.seen))
+	}
+	// A failing build is told once and not run again by itself.
+	sh(t, project, `cp -a user/apps/late/package.toml saved; echo 'command = "date >>tried; exit 9"' >user/apps/late/package.toml; sleep .6
+		[ "$(wc -l <user/apps/late/tried)" = 1 ] && [ "$(cat mnt/late)" = late ]`)
+	sh(t, project, `echo 'command = "echo later >$DESTDIR/late"' >user/apps/late/package.toml`)
+	sees(t, mnt, `[ "$(cat late)" = later ]`)
+	if err := cmd.Process.Signal(unix.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	ended = true
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("ended by Ctrl-C: %v", err)
+	}
+	said, err := os.ReadFile(log.Name())
+	if err != nil || strings.Count(string(said), "the command failed (exit status 9)") != 1 {
+		t.Errorf("one failure was to be told once: %v", err)
+	}
+}
+
+// A run that finds nothing to do must not be felt.
+func TestUnchangedPackagesCostNothing(t *testing.T) {
+	project := layProject(t, greeting)
+	sh(t, project, `
+		for n in $(seq 40); do mkdir -p user/apps/p$n/src; for f in $(seq 50); do echo $f >user/apps/p$n/src/$f; done
+		echo 'command = "cp -r src $DESTDIR"' >user/apps/p$n/package.toml; done
+		sleep .05; rootfs -q build`)
+	best := time.Hour
+	for range 5 {
+		cmd := exec.Command("rootfs", "-C", project, "build")
+		start := time.Now()
+		out, err := cmd.CombinedOutput()
+		best = min(best, time.Since(start))
+		if err != nil || string(out) != "nothing to build: 42 packages are unchanged\n" {
+			t.Fatalf("%q, %v", out, err)
+		}
+	}
+	t.Logf("42 packages of 2,000 files: %v", best)
+	if best > 100*time.Millisecond {
+		t.Errorf("took %v at best", best)
+	}
+}

@@ -1,0 +1,134 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// quiet is how long nothing must change before packages are looked at: an
+// editor or a checkout makes many changes.
+const quiet = 50 * time.Millisecond
+
+// Watch runs, and again whenever a package's folder or the manifest changes,
+// until ctx ends. Each run is told to report. What failed isn't tried again
+// before its inputs change.
+func Watch(ctx context.Context, p *overlay.Project, o Options, report func([]Result, error)) error {
+	events, err := fsnotify.NewWatcher()
+	if err != nil {
+		return err
+	}
+	defer events.Close() //nolint:errcheck // nothing was written
+	o.failures = &failures{keys: make(map[string]string), errs: make(map[string]error)}
+	for {
+		// First, so that no change is missed.
+		now, err := overlay.Find(p.Root, p.Manifest.File)
+		if err == nil {
+			p = now
+		}
+		if err := follow(events, p); err != nil {
+			return err
+		}
+		var results []Result
+		if err == nil {
+			results, err = Run(ctx, p, o)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		report(results, err)
+		if err := awaitChange(ctx, events); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// awaitChange returns when something has changed and then nothing for a while.
+func awaitChange(ctx context.Context, events *fsnotify.Watcher) error {
+	var still <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-still:
+			return nil
+		case _, ok := <-events.Events:
+			if !ok {
+				return nil
+			}
+			still = time.After(quiet)
+		case err := <-events.Errors:
+			if !errors.Is(err, fsnotify.ErrEventOverflow) {
+				return err
+			}
+			still = time.After(quiet)
+		}
+	}
+}
+
+// follow watches where a project's recipes and their inputs are. What is
+// watched already stays so.
+func follow(events *fsnotify.Watcher, p *overlay.Project) error {
+	dirs := []string{p.Root}
+	if p.Manifest.File != "" {
+		dirs = append(dirs, filepath.Dir(p.Manifest.File))
+	}
+	apps := p.AppsDir()
+	dirs = append(dirs, filepath.Dir(apps), apps)
+	pkgs, err := filepath.Glob(filepath.Join(apps, "*")) // with recipes and without: one may come
+	if err != nil {
+		return err
+	}
+	for _, pkg := range pkgs {
+		more, err := sourceDirs(p, pkg)
+		if err != nil {
+			return err
+		}
+		dirs = append(dirs, more...)
+	}
+	for _, dir := range dirs {
+		err := events.Add(dir)
+		if errors.Is(err, unix.ENOSPC) {
+			return fmt.Errorf("%s: can't be watched: raise fs.inotify.max_user_watches (sysctl)", dir)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// sourceDirs lists the directories that may hold a package's inputs.
+func sourceDirs(p *overlay.Project, pkg string) ([]string, error) {
+	folder, err := filepath.EvalSymlinks(pkg)
+	if err != nil {
+		return nil, nil //nolint:nilerr // what is wrong with it, its build tells
+	}
+	recipe, err := overlay.ReadRecipe(filepath.Join(folder, overlay.RecipeName))
+	if err != nil {
+		return []string{folder}, nil //nolint:nilerr // no recipe, or one to be mended
+	}
+	rec := readRecord(recordFile(p, filepath.Base(pkg)))
+	l, err := list(folder, ignored(recipe.Ignore), rec.Products.Dirs)
+	if err != nil {
+		return nil, err
+	}
+	dirs := []string{folder}
+	for dir := range l.dirs {
+		if !rec.Products.Dirs[dir] {
+			dirs = append(dirs, filepath.Join(folder, dir))
+		}
+	}
+	return dirs, nil
+}
