@@ -26,8 +26,8 @@ func sampleProject(t *testing.T) string {
 	need(t, "fuse", "busybox", "cc")
 	dir := filepath.Join(t.TempDir(), "project")
 	sh(t, ".", `cp -a ../../testdata/sample "$1"
-		make -s -C "$1" packages BUSYBOX="$(command -v busybox)"
-		mkdir "$1/mnt"`, dir)
+		cp "$(command -v busybox)" "$1/user/apps/busybox"
+		mkdir "$1/mnt"; rootfs -q -C "$1" build`, dir)
 	return dir
 }
 
@@ -205,7 +205,7 @@ func TestOrdinaryPrograms(t *testing.T) {
 		{"vim", "vim", `vim.tiny -es -u NONE -c 'set backupcopy=no backup' -c '%s/hostname/HOST/e' -c '1s/^/# first\r/' -c wq etc/profile
 			head -n 1 etc/profile | grep -qx '# first'`},
 		{"sed -i", "", `sed -i 's/sample/live/' etc/hostname && test "$(cat etc/hostname)" = live`},
-		{"make and cc", "cc", `mkdir tmp/src && cp -r "$1"/src/hello tmp/src && cd tmp/src/hello && make -s CFLAGS=-O1 && ./hello | grep -q '^hello from Linux' && make -s install DESTDIR=../out`},
+		{"make and cc", "cc", `mkdir tmp/src && cp -r "$1"/user/apps/hello tmp/src && cd tmp/src/hello && make -s CFLAGS=-O1 && ./hello | grep -q '^hello from Linux' && make -s install DESTDIR=../out`},
 		{"mmap", "", `mkdir tmp/bin && cp -a bin/busybox tmp/bin && tmp/bin/busybox true`},
 		{"append and truncate", "", `for i in 1 2 3; do echo $i >>tmp/log; done; test "$(wc -l <tmp/log)" = 3; : >tmp/log; test ! -s tmp/log`},
 		{"rm -rf", "", `rm -rf usr/share tmp/usr && mkdir usr/share && test -z "$(ls -A usr/share)" && rmdir usr/share`},

@@ -19,7 +19,7 @@ var capabilities = map[string]func() bool{
 	},
 	"fsck":      func() bool { return found("e2fsck") },
 	"overlayfs": kernelOverlay,
-	"cc":        func() bool { return found("cc") && found("make") },
+	"cc":        func() bool { return found("gcc") && found("make") },
 	"git":       func() bool { return found("git") },
 	"rsync":     func() bool { return found("rsync") },
 	"python3":   func() bool { return found("python3") },

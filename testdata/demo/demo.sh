@@ -30,26 +30,37 @@ fingerprint() {
 [ -c /dev/fuse ] || fail "no /dev/fuse here: load the module (modprobe fuse), or start the container with --device /dev/fuse --cap-add SYS_ADMIN"
 
 step "Tools"
-"$here/setup.sh" fusermount3 e2fsck cc make cpio setfattr xz zstd qemu-system-x86_64 dpkg-deb
+"$here/setup.sh" fusermount3 e2fsck gcc make cpio setfattr xz zstd qemu-system-x86_64 dpkg-deb
 PATH=$top/bin:$PATH:/usr/sbin:/sbin
 say "$(rootfs version)"
 
-step "Project: the sample, with its packages built"
+step "Project: the sample, its packages built by their recipes"
 mnt=$work/mnt
 if mountpoint -q "$mnt" 2>/dev/null; then rootfs -C "$work" umount mnt; fi
 "$here/project.sh" "$work" "$cache"
 mkdir "$mnt"
 cd "$work"
-for package in user/apps/*; do say "$package: $(find "$package" ! -type d | wc -l) files"; done
-"$here/kernel.sh" "$cache/kernel" user/apps/busybox/bin/busybox
+show rootfs build
+show rootfs build
+"$here/kernel.sh" "$cache/kernel" .rootfs/packages/x86_64/busybox/bin/busybox
 say "kernel for the boot: $(find "$cache/kernel" -name 'vmlinuz-*' -printf '%f\n')"
-fingerprint user >"$work/before"
 
 step "Mount: packages and sysconfig as one live tree"
 trap 'rootfs umount "$mnt" 2>/dev/null || true' EXIT
 show rootfs mount ./mnt
 show ls mnt
 say "$(find mnt | wc -l) entries; nothing was copied"
+
+step "Rebuild: one source changes, the mount follows"
+show sed -i 's/hello from/greetings from/' user/apps/hello/hello.c
+show rootfs build
+for try in $(seq 20); do # a second at most
+	mnt/usr/bin/hello | grep -q '^greetings from' && break
+	sleep .05
+done
+show mnt/usr/bin/hello
+mnt/usr/bin/hello | grep -q '^greetings from' || fail "the mount doesn't show the new program"
+fingerprint user >"$work/before"
 
 step "Edit with ordinary programs"
 (

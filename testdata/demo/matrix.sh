@@ -14,11 +14,12 @@ cache=$top/bin/cache
 	echo "boot-matrix: this boots an x86_64 kernel with the machine's own busybox; it needs an x86_64 machine" >&2
 	exit 1
 }
-"$here/setup.sh" cc make cpio xz zstd qemu-system-x86_64 dpkg-deb
+"$here/setup.sh" gcc make cpio xz zstd qemu-system-x86_64 dpkg-deb
 PATH=$top/bin:$PATH
 "$here/project.sh" "$work" "$cache"
 cd "$work"
-"$here/kernel.sh" "$cache/kernel" user/apps/busybox/bin/busybox
+rootfs -q build
+"$here/kernel.sh" "$cache/kernel" .rootfs/packages/x86_64/busybox/bin/busybox
 rootfs -q export --tar bin/layer.tar
 
 # boots FILESYSTEM TABLE ROOT FILES: whether the machine comes up from that form.
