@@ -15,10 +15,9 @@ import (
 // permissions are the bits of st_mode that a caller chooses.
 const permissions = 0o7777
 
-// owner is who a new file belongs to. Whoever mounts is root inside, and
-// without allow_other nobody else gets here; with it, users are who they are.
+// owner is who a new file belongs to; see Owners.
 func (f *filesystem) owner(in *fuse.InHeader) overlay.Owner {
-	if !f.shared {
+	if !f.makers {
 		return overlay.Owner{}
 	}
 	return overlay.Owner{UID: in.Uid, GID: in.Gid}

@@ -40,8 +40,7 @@ type filesystem struct {
 	nodes *nodes
 	log   *slog.Logger
 
-	// shared tells that other users may come (allow_other).
-	shared bool
+	makers bool // new files belong to who makes them, not to root
 
 	// What the kernel takes ENOSYS for, set by Init before any request.
 	noOpen, noOpendir bool

@@ -27,6 +27,9 @@ type Options struct {
 	// AllowOther lets all users in, and makes the kernel check permissions.
 	AllowOther bool
 
+	// Owners says who new files belong to.
+	Owners Owners
+
 	// FSName is the source that /proc/mounts shows; "rootfs" if empty.
 	FSName string
 
@@ -43,6 +46,17 @@ type Options struct {
 	// asked for, which only root may.
 	Extra []string
 }
+
+// Owners are the rules for who a new file belongs to.
+type Owners int
+
+// Whoever mounts is root inside, so new files are root's, unless others are
+// let in: then, as everywhere, they are their maker's.
+const (
+	OwnersByAccess Owners = iota // root, or with allow_other the maker
+	OwnersMaker
+	OwnersRoot
+)
 
 // Server is a mount that is being served.
 type Server struct {
@@ -76,7 +90,7 @@ func mount(t *overlay.Tree, dir string, o *Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &filesystem{tree: t, nodes: newNodes(t.Root(), t.Release), log: o.Logger, shared: w.allowOther}
+	f := &filesystem{tree: t, nodes: newNodes(t.Root(), t.Release), log: o.Logger, makers: w.makersOwn(o)}
 	// go-fuse takes a device that is mounted already by this name. Its own way
 	// of mounting leaks the descriptor to child processes, and tells little
 	// about failures.

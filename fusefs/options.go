@@ -64,6 +64,13 @@ func parseOptions(o *Options) (*words, error) {
 	return w, nil
 }
 
+func (w *words) makersOwn(o *Options) bool {
+	if o.Owners == OwnersByAccess {
+		return w.allowOther
+	}
+	return o.Owners == OwnersMaker
+}
+
 // data returns the options that mount(2) and fusermount3 have in common.
 func (w *words) data() []string {
 	d := []string{fmt.Sprintf("max_read=%d", maxWrite)}

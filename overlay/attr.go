@@ -57,7 +57,7 @@ func (n *Node) dirAttrs(a *attrs) error {
 		return err
 	}
 	if !d.layer.recorded {
-		a.m = plainMeta(&a.st)
+		a.m = d.layer.plainMeta(&a.st)
 		return nil
 	}
 	a.m, err = metaAt(procPath(fd, "."), &a.st)

@@ -73,7 +73,7 @@ func (t *Tree) push(c *Checkpoint) (bool, error) {
 	if err := newEdits(stackDir, next, snap); err != nil {
 		return false, err
 	}
-	t.pushEdits(filepath.Join(stackDir, next, "root"))
+	t.pushEdits(filepath.Join(stackDir, next, "root"), "..")
 	if err := t.edits.open(t, len(t.layers)-1); err != nil {
 		return false, err
 	}
@@ -138,7 +138,7 @@ func newEdits(stackDir, id string, root *snapshot) error {
 
 // syncEdits brings the filesystem of the edits to the disk.
 func (t *Tree) syncEdits() error {
-	dir, err := os.Open(t.project.StateDir())
+	dir, err := os.Open(t.project.StateFile("."))
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,9 @@
 //	user/apps/…     plain, or recorded when an archive
 //	base            plain, or recorded when an archive
 //
+// [Directories] stand in for a project: its layers are shown with the host's
+// owners, and the edits are one directory.
+//
 // # Concurrency
 //
 // All methods of Tree are safe for concurrent use. One lock covers the names:

@@ -37,6 +37,9 @@ type state struct {
 
 // openEdits adds the edits to the layers, up to a checkpoint if one is named.
 func (t *Tree) openEdits(writable bool, upTo string) error {
+	if d := t.project.directories; d != nil {
+		return t.openUpper(d)
+	}
 	dir := filepath.Join(t.project.StateDir(), editsName)
 	if writable {
 		if err := t.prepareState(dir); err != nil {
@@ -57,7 +60,7 @@ func (t *Tree) openEdits(writable bool, upTo string) error {
 		if upTo != "" && n > upTo {
 			break
 		}
-		t.pushEdits(filepath.Join(dir, n, "root"))
+		t.pushEdits(filepath.Join(dir, n, "root"), "..")
 	}
 	if t.edits == nil {
 		return fmt.Errorf("%s: no checkpoint %s", dir, upTo)
@@ -65,8 +68,9 @@ func (t *Tree) openEdits(writable bool, upTo string) error {
 	return nil
 }
 
-// pushEdits puts a layer of edits on top.
-func (t *Tree) pushEdits(dir string) {
+// pushEdits puts a layer of edits on top. beside is where its work and index
+// directories are, relative to it, as every access is.
+func (t *Tree) pushEdits(dir, beside string) {
 	if t.edits != nil {
 		t.edits.Name = "checkpoint " + t.edits.id()
 	}
@@ -74,11 +78,10 @@ func (t *Tree) pushEdits(dir string) {
 	l.root = &hostDir{layer: l}
 	t.layers = append(slices.Clip(t.layers), l) // who holds the old slice keeps it
 	t.edits = l
-	// Relative to the layer's root, as every access is.
-	x := &index{dir: &hostDir{layer: l, parent: l.root, name: "../index"}}
+	x := &index{dir: &hostDir{layer: l, parent: l.root, name: beside + "/index"}}
 	t.indexes = append(t.indexes, x)
 	if t.state != nil {
-		t.state.work = &hostDir{layer: l, parent: l.root, name: "../work"}
+		t.state.work = &hostDir{layer: l, parent: l.root, name: beside + "/work"}
 		t.state.index = x
 	}
 }
@@ -89,22 +92,33 @@ func (l *Layer) id() string { return filepath.Base(filepath.Dir(l.Dir)) }
 // prepareState makes the state directory, takes the lock and makes the first
 // edits.
 func (t *Tree) prepareState(dir string) error {
-	stateDir := t.project.StateDir()
 	if err := t.project.MakeStateDir(); err != nil {
 		return err
 	}
-	lock, err := takeLock(filepath.Join(stateDir, "lock"))
-	if err != nil {
+	if err := t.lockState(); err != nil {
 		return err
 	}
-	t.state = &state{lock: lock}
-	unix.Umask(0)
 	if _, err := os.Lstat(filepath.Join(dir, formatFile)); errors.Is(err, os.ErrNotExist) {
 		if err := makeEdits(dir); err != nil {
 			return err
 		}
 	}
-	return setAside(dir)
+	stack, err := editsStack(dir)
+	if err != nil || len(stack) == 0 {
+		return err
+	}
+	return setAside(filepath.Join(dir, stack[len(stack)-1], "work"))
+}
+
+// lockState takes the lock of the state directory.
+func (t *Tree) lockState() error {
+	lock, err := takeLock(t.project.StateFile("lock"))
+	if err != nil {
+		return err
+	}
+	t.state = &state{lock: lock}
+	unix.Umask(0)
+	return nil
 }
 
 // makeEdits makes empty edits; the format file comes last and says that they
@@ -151,15 +165,13 @@ func editsStack(dir string) ([]string, error) {
 	return stack, nil
 }
 
-// setAside moves what a crash left in the work directories out of the way. It
+// setAside moves what a crash left in a work directory out of the way. It
 // was never part of the tree, but it is somebody's: it is not deleted.
-func setAside(dir string) error {
-	stack, err := editsStack(dir)
-	if err != nil || len(stack) == 0 {
-		return err
-	}
-	work := filepath.Join(dir, stack[len(stack)-1], "work")
+func setAside(work string) error {
 	left, err := os.ReadDir(work)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	if err != nil || len(left) == 0 {
 		return err
 	}

@@ -31,7 +31,7 @@ func (d *hostDir) open() (int, error) {
 	var fd int
 	var err error
 	if d.parent == nil {
-		fd, err = openRetry(unix.AT_FDCWD, d.layer.Dir, flags, 0)
+		fd, err = openCloned(d.layer.clone, d.layer.Dir)
 	} else {
 		var up int
 		if up, err = d.parent.open(); err != nil {

@@ -13,10 +13,13 @@ type Layer struct {
 	Dir  string // where it is on the host
 
 	tree     *Tree
-	rank     int  // position in the stack, 0 at the bottom
-	recorded bool // entries carry their own metadata (record.go)
-	pkg      bool // a package: its directories merge through symlinks below
-	edit     bool // the edits or a checkpoint of them
+	rank     int    // position in the stack, 0 at the bottom
+	recorded bool   // entries carry their own metadata (record.go)
+	pkg      bool   // a package: its directories merge through symlinks below
+	edit     bool   // the edits or a checkpoint of them
+	asIs     bool   // not recorded, and owners, modes and whiteouts are the host's
+	squash   bool   // asIs, but all belongs to root
+	clone    string // where it is reached from; see openCloned
 	root     *hostDir
 	inoBase  uint64 // the high bits of its inode numbers
 
@@ -94,7 +97,7 @@ func (d *hostDir) look(name string, a *attrs) (ok bool, err error) {
 		return false, ignoreMissing(err)
 	}
 	if !d.layer.recorded {
-		a.m = plainMeta(&a.st)
+		a.m = d.layer.plainMeta(&a.st)
 		return true, nil
 	}
 	if a.st.Mode&metaFlag == 0 {
@@ -108,14 +111,23 @@ func (d *hostDir) look(name string, a *attrs) (ok bool, err error) {
 }
 
 // plainMeta says how an entry of a plain layer is shown: owned by root, and
-// writable by root alone, whoever made it with whatever umask.
-func plainMeta(st *unix.Stat_t) meta {
+// writable by root alone, whoever made it with whatever umask; as it is, where
+// the layer says so.
+func (l *Layer) plainMeta(st *unix.Stat_t) meta {
 	m := meta{mode: st.Mode, rdev: st.Rdev}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFLNK:
+	switch {
+	case l.squash:
+	case l.asIs:
+		m.uid, m.gid = st.Uid, st.Gid
+	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
 		m.mode = unix.S_IFLNK | 0o777
 	default:
 		m.mode &^= 0o022
 	}
 	return m
+}
+
+// isWhiteout tells whether an entry only hides its name.
+func (l *Layer) isWhiteout(st *unix.Stat_t) bool {
+	return isWhiteout(st.Mode) && (l.recorded || l.asIs && st.Rdev == 0)
 }

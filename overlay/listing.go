@@ -194,7 +194,10 @@ func readStack(stack []*hostDir) ([]dirent, error) {
 			if h.typ == unix.DT_DIR && part.hides(h.name) {
 				continue
 			}
-			whiteout := part.layer.recorded && h.typ == unix.DT_CHR
+			whiteout, err := part.isWhiteout(h)
+			if err != nil {
+				return nil, err
+			}
 			if j, seen := at[h.name]; seen {
 				if !closed[j] && !whiteout {
 					ents[j].lower = ents[j].lower || below
@@ -222,6 +225,16 @@ func readStack(stack []*hostDir) ([]dirent, error) {
 type hostName struct {
 	name string
 	typ  uint8 // DT_*
+}
+
+// isWhiteout tells whether an entry of d only hides its name.
+func (d *hostDir) isWhiteout(h hostName) (bool, error) {
+	if h.typ != unix.DT_CHR || !d.layer.asIs {
+		return h.typ == unix.DT_CHR && d.layer.recorded, nil
+	}
+	var st unix.Stat_t
+	ok, err := d.stat(h.name, &st)
+	return ok && d.layer.isWhiteout(&st), err
 }
 
 var direntBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}

@@ -422,6 +422,11 @@ func (p *place) open(flags int) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("%s: %w", p, err)
 	}
+	if p.dir.layer.asIs {
+		if err := checkData(fd); err != nil {
+			return -1, errors.Join(fmt.Errorf("%s: %w", p, err), unix.Close(fd))
+		}
+	}
 	return fd, nil
 }
 

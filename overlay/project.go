@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -14,6 +15,9 @@ import (
 type Project struct {
 	Root     string // absolute, on the host
 	Manifest *Manifest
+
+	directories *Directories // in place of what the folder holds; nil for a folder
+	state       *os.File     // StateDir, when it is open
 }
 
 // stateName is the folder in a project that is the program's own.
@@ -58,6 +62,9 @@ func Find(dir, manifest string) (*Project, error) {
 
 // reread reads the project's manifest again.
 func (p *Project) reread() (*Project, error) {
+	if p.directories != nil {
+		return p, nil
+	}
 	if p.Manifest.File == "" {
 		return Find(p.Root, "")
 	}
@@ -77,8 +84,26 @@ func isProject(dir string) bool {
 	return false
 }
 
-// StateDir is the folder that holds edits, locks and logs.
-func (p *Project) StateDir() string { return filepath.Join(p.Root, stateName) }
+// StateDir is the folder that holds edits, locks and logs; "" for directories
+// without an upper one.
+func (p *Project) StateDir() string {
+	switch d := p.directories; {
+	case d == nil:
+		return filepath.Join(p.Root, stateName)
+	case d.Upper == "":
+		return ""
+	default:
+		return filepath.Join(d.Work, "rootfs")
+	}
+}
+
+// StateFile returns a path of a file in StateDir, for this process.
+func (p *Project) StateFile(name string) string {
+	if p.state != nil {
+		return procPath(int(p.state.Fd()), name)
+	}
+	return filepath.Join(p.StateDir(), name)
+}
 
 // MakeStateDir makes the state folder, which git then ignores.
 func (p *Project) MakeStateDir() error {
@@ -95,6 +120,9 @@ func (p *Project) MakeStateDir() error {
 // LayerDirs are the host folders that layers are made from. A mount point or
 // an output among them would change what it shows.
 func (p *Project) LayerDirs() []string {
+	if d := p.directories; d != nil {
+		return slices.DeleteFunc(append(slices.Clone(d.Lower), d.Upper), func(dir string) bool { return dir == "" })
+	}
 	m := p.Manifest
 	dirs := []string{p.path(m.Apps.Path), p.path(m.Sysconfig.Path)}
 	if m.Base.Source != "" {
@@ -108,6 +136,9 @@ func (p *Project) LayerDirs() []string {
 
 // watchDirs are the host folders in which layers come and go.
 func (p *Project) watchDirs() []string {
+	if p.directories != nil {
+		return nil
+	}
 	dirs := []string{p.Root, p.BuiltDir()}
 	for _, dir := range p.LayerDirs() {
 		dirs = append(dirs, filepath.Dir(dir))
@@ -129,6 +160,9 @@ func (p *Project) watchDirs() []string {
 // layerSign tells whether a change of a path among watchDirs may change the
 // layers.
 func (p *Project) layerSign(path string) bool {
+	if p.directories != nil {
+		return false
+	}
 	apps := p.path(p.Manifest.Apps.Path)
 	dir, name := filepath.Split(path)
 	dir = filepath.Clean(dir)
@@ -164,6 +198,9 @@ func (p *Project) cacheDir() string {
 
 // layers lists the read-only layers, bottom to top.
 func (p *Project) layers(log *slog.Logger) ([]*Layer, error) {
+	if p.directories != nil {
+		return p.directories.layers()
+	}
 	m := p.Manifest
 	var all []*Layer
 	if m.Base.Source != "" {

@@ -43,7 +43,7 @@ func step(stack []*hostDir, name string) (found, error) {
 		if !ok {
 			continue
 		}
-		if d.layer.recorded && isWhiteout(st.Mode) {
+		if d.layer.isWhiteout(&st) {
 			break
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
@@ -75,6 +75,9 @@ func step(stack []*hostDir, name string) (found, error) {
 func (f *found) push(parent *hostDir, name string, st *unix.Stat_t) (done bool, err error) {
 	d := &hostDir{layer: parent.layer, parent: parent, name: name}
 	f.dirs = append(f.dirs, d)
+	if d.layer.asIs {
+		return d.foreignMarks()
+	}
 	if !d.layer.recorded || st.Mode&metaFlag == 0 {
 		return false, nil
 	}

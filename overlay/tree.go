@@ -125,8 +125,12 @@ func (t *Tree) makeRoot() error {
 	if err := t.root.dirAttrs(&a); err != nil {
 		return err
 	}
-	// As most root directories have; it must not change when edits appear.
+	// As most root directories have; it must not change when edits appear. But
+	// an upper may be on a tmpfs, where a file can have it.
 	t.root.ino = 2
+	if t.project.directories != nil {
+		t.root.ino = t.root.attrPart().layer.ino(&a.st)
+	}
 	if t.state != nil {
 		return t.startRoot()
 	}

@@ -55,6 +55,15 @@ func shownXattr(name string) bool {
 		name == "system.posix_acl_access" || name == "system.posix_acl_default"
 }
 
+// shows tells whether the node shows an attribute of this name: not what another
+// overlay filesystem means by it.
+func (n *Node) shows(name string) bool {
+	if l := n.layer(); l != nil && l.asIs && foreignMark(name) != "" {
+		return false
+	}
+	return shownXattr(name)
+}
+
 // hostPath is a path for the xattr calls, without following a symlink, and
 // what closes it. t.mu is held.
 func (t *Tree) hostPath(n *Node) (path string, done func(), err error) {
@@ -100,7 +109,7 @@ func (t *Tree) GetXattr(n *Node, name string) ([]byte, error) {
 }
 
 func (t *Tree) getXattr(n *Node, name string) ([]byte, error) {
-	if !shownXattr(name) {
+	if !n.shows(name) {
 		return nil, unix.ENODATA
 	}
 	host := name
@@ -161,7 +170,7 @@ func (t *Tree) listXattr(n *Node) ([]string, error) {
 			names[i] = shownName(host)
 		}
 	}
-	names = slices.DeleteFunc(names, func(name string) bool { return !shownXattr(name) })
+	names = slices.DeleteFunc(names, func(name string) bool { return !n.shows(name) })
 	slices.Sort(names)
 	return names, nil
 }

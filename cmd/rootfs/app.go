@@ -69,7 +69,10 @@ func run(args []string, std streams) (status int) {
 		}
 	}()
 	app := newApp(std)
-	err := app.RunContext(context.Background(), permute(app, args))
+	args, err := helperArgs(app, args)
+	if err == nil {
+		err = app.RunContext(context.Background(), permute(app, args))
+	}
 	if err == nil {
 		return exitDone
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -71,7 +70,11 @@ func relay(r, w *os.File) (said, ready bool) {
 // detach turns this process into a daemon that keeps no terminal and no
 // directory, and tells the parent that the mount is ready.
 func detach(p *overlay.Project) error {
-	log, err := os.OpenFile(filepath.Join(p.StateDir(), "mount.log"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o644)
+	file := p.StateFile("mount.log")
+	if p.StateDir() == "" {
+		file = os.DevNull // the mount is only read, and keeps nothing
+	}
+	log, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
 	}

@@ -53,37 +53,43 @@ func mountCommand(std streams) *cli.Command {
 type mountRequest struct {
 	project *overlay.Project
 	dir     string // absolute, without symlinks
+	control bool   // other verbs ask it: it is a project's
 	options fusefs.Options
 	log     *slog.Logger
 }
 
 func newMountRequest(c *cli.Context, log *slog.Logger) (*mountRequest, error) {
-	project, err := findProject(c)
+	o, err := readOptions(c.StringSlice("o"))
 	if err != nil {
 		return nil, err
 	}
-	dir, err := checkMountpoint(project, c.Args().First(), log)
-	if err != nil {
-		return nil, err
-	}
-	words := c.StringSlice("o")
-	return &mountRequest{
-		project: project,
-		dir:     dir,
-		log:     log,
+	r := &mountRequest{
+		log: log,
 		options: fusefs.Options{
-			FSName: project.Root, // by which umount finds the daemon
-			Debug:  slices.Contains(words, "debug"),
+			Debug:  slices.Contains(o.words, "debug"),
 			Logger: log,
-			Extra:  slices.DeleteFunc(slices.Clone(words), func(w string) bool { return w == "debug" }),
+			Extra:  slices.DeleteFunc(slices.Clone(o.words), func(w string) bool { return w == "debug" }),
 		},
-	}, nil
+	}
+	if o.given {
+		r.options.FSName, r.options.Owners = o.source, o.owners()
+		r.options.AllowOther = os.Geteuid() == 0 // as with the kernel's overlayfs
+		r.project, r.dir, err = o.checkDirectories(c.Args().First(), log)
+		return r, err
+	}
+	if r.project, err = findProject(c); err != nil {
+		return nil, err
+	}
+	r.control = true
+	r.options.FSName = r.project.Root // by which umount finds the daemon
+	r.dir, err = checkMountpoint(r.project, c.Args().First(), log)
+	return r, err
 }
 
 // serve mounts, and returns when somebody has unmounted and everything is on
 // disk.
 func (r *mountRequest) serve() (err error) {
-	if err := notMounted(r.project); err != nil {
+	if err := r.notMounted(); err != nil {
 		return err
 	}
 	tree, err := overlay.Open(r.project, overlay.Options{Logger: r.log})
@@ -106,11 +112,15 @@ func (r *mountRequest) serve() (err error) {
 	if err != nil {
 		return err
 	}
-	control, err := serveControl(r.project, tree, r.log)
-	if err != nil {
-		return errors.Join(err, server.Unmount())
+	var ended <-chan struct{}
+	if r.control {
+		control, err := serveControl(r.project, tree, r.log)
+		if err != nil {
+			return errors.Join(err, server.Unmount())
+		}
+		defer control.stop()
+		ended = control.ended
 	}
-	defer control.stop()
 	go r.unmountOnSignal(server, signals)
 	if isDaemon() {
 		if err := detach(r.project); err != nil {
@@ -121,7 +131,7 @@ func (r *mountRequest) serve() (err error) {
 	}
 	select {
 	case <-server.Done():
-	case <-control.ended:
+	case <-ended:
 	}
 	return nil
 }
@@ -131,8 +141,8 @@ func (r *mountRequest) serve() (err error) {
 const endLimit = 2 * time.Second
 
 // notMounted returns an error that says by whom the project is mounted.
-func notMounted(p *overlay.Project) error {
-	state, wait, err := readState(p)
+func (r *mountRequest) notMounted() error {
+	state, wait, err := readState(r.project)
 	if err != nil || state == nil {
 		return err
 	}
@@ -142,6 +152,10 @@ func notMounted(p *overlay.Project) error {
 	}
 	if m == nil && wait(endLimit) == nil {
 		return nil
+	}
+	if !r.control {
+		return fmt.Errorf("upperdir and workdir are in use, by process %d, which has them mounted on %s, here or in another mount namespace: unmount that first",
+			state.PID, quoted(state.Mountpoint))
 	}
 	return fmt.Errorf("the project is mounted already, on %s, by process %d; end that with: rootfs umount %[1]s",
 		quoted(state.Mountpoint), state.PID)

@@ -14,9 +14,24 @@ import (
 )
 
 // checkMountpoint returns the absolute path, without symlinks, of a directory
-// that the project can be mounted on, after it has cleared what a daemon that
-// died has left there.
+// that the project can be mounted on.
 func checkMountpoint(p *overlay.Project, name string, log *slog.Logger) (string, error) {
+	dir, err := freeMountpoint(name, log)
+	if err != nil {
+		return "", err
+	}
+	if err := checkPlace(p, dir); err != nil {
+		return "", fmt.Errorf("%s: %w; mount on another directory", quoted(name), err)
+	}
+	if err := checkEmpty(dir); err != nil {
+		return "", fmt.Errorf("%s: %w", quoted(name), err)
+	}
+	return dir, nil
+}
+
+// freeMountpoint returns the absolute path, without symlinks, of what is no
+// mount of ours, after it has cleared what a daemon that died has left there.
+func freeMountpoint(name string, log *slog.Logger) (string, error) {
 	dir, dead, err := resolveMount(name)
 	for ; dead && err == nil; dir, dead, err = resolveMount(name) {
 		if err := clearDead(dir); err != nil {
@@ -34,12 +49,6 @@ func checkMountpoint(p *overlay.Project, name string, log *slog.Logger) (string,
 		return "", err
 	} else if m != nil && m.Type == fsType {
 		return "", fmt.Errorf("%s: already mounted, with the project %s; end that with: rootfs umount %[1]s", quoted(name), quoted(m.Source))
-	}
-	if err := checkPlace(p, dir); err != nil {
-		return "", fmt.Errorf("%s: %w; mount on another directory", quoted(name), err)
-	}
-	if err := checkEmpty(dir); err != nil {
-		return "", fmt.Errorf("%s: %w", quoted(name), err)
 	}
 	return dir, nil
 }

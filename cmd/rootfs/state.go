@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,16 +23,20 @@ type mountState struct {
 	Mountpoint string `json:"mountpoint"` // absolute, without symlinks
 }
 
-func statePath(p *overlay.Project) string { return filepath.Join(p.StateDir(), "mount.json") }
+func statePath(p *overlay.Project) string { return p.StateFile("mount.json") }
 
 // stateClaim is the state file of this process.
 type stateClaim struct {
-	file *os.File
+	project *overlay.Project
+	file    *os.File // nil where nothing is kept
 }
 
 // claimState writes the state file, when an earlier daemon has let go of it.
 // The caller holds the lock on the edits, so no other daemon does the same.
 func claimState(p *overlay.Project, s mountState) (*stateClaim, error) {
+	if p.StateDir() == "" {
+		return new(stateClaim), nil
+	}
 	text, err := json.Marshal(s)
 	if err != nil {
 		return nil, err
@@ -49,7 +52,7 @@ func claimState(p *overlay.Project, s mountState) (*stateClaim, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &stateClaim{file: f}, nil
+	return &stateClaim{project: p, file: f}, nil
 }
 
 func lockedState(p *overlay.Project) (*os.File, error) {
@@ -77,12 +80,18 @@ func lockedState(p *overlay.Project) (*os.File, error) {
 }
 
 func (s *stateClaim) release() error {
-	return errors.Join(os.Remove(s.file.Name()), s.file.Close())
+	if s.file == nil {
+		return nil
+	}
+	return errors.Join(os.Remove(statePath(s.project)), s.file.Close())
 }
 
 // readState returns the state of a mounted project and a function that waits
 // until its daemon has ended; a nil state if no daemon lives.
 func readState(p *overlay.Project) (*mountState, waitFunc, error) {
+	if p.StateDir() == "" {
+		return nil, nil, nil
+	}
 	f, err := os.Open(statePath(p))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil, nil
