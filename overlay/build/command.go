@@ -54,7 +54,7 @@ func (c *command) run(ctx context.Context) error {
 	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // mostly nobody is left
 	switch {
 	case errors.Is(context.Cause(ctx), errTimeout):
-		return fmt.Errorf("took longer than %v and was ended: raise timeout in the recipe, or see what it waits for", c.timeout)
+		return fmt.Errorf("took longer than %v and was ended (its recipe may raise timeout)", c.timeout)
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil:

@@ -120,8 +120,8 @@ func (w *work) build(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, file := range tree.alien {
-		w.options.Logger.Warn(fmt.Sprintf("%s: %s, not %s", w.Name, file, w.arch()))
+	if len(tree.alien) > 0 {
+		w.options.Logger.Warn(fmt.Sprintf("%s: has programs for another machine than %s: %s", w.Name, w.arch(), some(tree.alien)))
 	}
 	output := w.Name + "-" + tree.name()
 	if err := w.install(root, output); err != nil {
@@ -140,6 +140,11 @@ func (w *work) command(ctx context.Context, staging, root string) error {
 	dest, temp := filepath.Join(root, w.Recipe.Path), filepath.Join(staging, "tmp")
 	for _, dir := range []string{dest, temp, filepath.Dir(w.result.Log)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	for dir := dest; dir != staging; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
 			return err
 		}
 	}
@@ -193,8 +198,12 @@ func (w *work) learn() error {
 		return hash != w.inputs[name]
 	})
 	if len(disturbed) > 0 {
+		// What a build somewhere else has left, copied with the folder.
+		disturbed = w.rec.Products.adopt(gitIgnored(w.folder, disturbed), disturbed, after, w.inputs)
+	}
+	if len(disturbed) > 0 {
 		w.options.Logger.Warn(fmt.Sprintf("%s: changed while it was built, so it will be built again; if its own command changes it, name it under ignore in %s: %s",
-			w.Name, w.Recipe.File, strings.Join(disturbed, ", ")))
+			w.Name, w.Recipe.File, some(disturbed)))
 	}
 	return bad
 }
@@ -215,9 +224,6 @@ func (w *work) install(root, output string) error {
 		if err := removeTree(place); err != nil {
 			return err
 		}
-	}
-	if err := os.Chmod(root, 0o755); err != nil {
-		return err
 	}
 	return os.Rename(root, place)
 }
@@ -245,4 +251,13 @@ func (w *work) remember() error {
 		}
 	}
 	return w.rec.write(recordFile(w.project, w.Name))
+}
+
+// some lists the first few of many.
+func some(names []string) string {
+	const few = 5
+	if len(names) <= few {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
 }

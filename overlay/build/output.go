@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/pkg/xattr"
 	"golang.org/x/sys/unix"
@@ -112,7 +113,7 @@ func (i *inspection) addContent(name, rel string, size int64) error {
 		return err
 	}
 	if m, ok := elfMachine(head[:n]); ok && m != i.machine && m != elf.EM_BPF {
-		i.alien = append(i.alien, fmt.Sprintf("%s is for %s", rel, m))
+		i.alien = append(i.alien, fmt.Sprintf("%s (%s)", rel, strings.TrimPrefix(m.String(), "EM_")))
 	}
 	_, _ = i.hash.Write(head[:n])
 	_, err = io.Copy(i.hash, f)

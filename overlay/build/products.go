@@ -65,6 +65,18 @@ func (p *products) learn(before, after *listing, inputs map[string]string, chang
 	return disturbed
 }
 
+// adopt takes those of disturbed inputs that are mine for the build's own, and
+// returns the others.
+func (p *products) adopt(mine, disturbed []string, after *listing, inputs map[string]string) []string {
+	for _, name := range mine {
+		if sig, ok := after.files[name]; ok {
+			p.Files[name] = sig
+		}
+		delete(inputs, name)
+	}
+	return slices.DeleteFunc(disturbed, func(name string) bool { return slices.Contains(mine, name) })
+}
+
 // holds tells whether name is in one of the directories that builds made.
 func (p *products) holds(name string) bool {
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
