@@ -42,7 +42,7 @@ func (p *Plan) WriteFile(ctx context.Context, f *os.File, progress func(bytes in
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	w := &writer{plan: p, file: f, direct: openDirect(f), progress: progress}
+	w := &writer{plan: p, file: f, direct: openDirect(f), clones: canClone(f, p.size), progress: progress}
 	if w.direct != nil {
 		defer w.direct.Close() //nolint:errcheck // f is the one that is synced
 	}
@@ -60,6 +60,8 @@ type writer struct {
 	// direct is file for writing around the page cache; nil if it can't be.
 	direct *os.File
 
+	clones bool // whether file's filesystem can share blocks
+
 	mu   sync.Mutex // of next and done
 	next int        // first segment that no job has
 	done int64      // bytes of that segment that jobs have
@@ -74,9 +76,11 @@ type job struct {
 	segments []segment
 	off, end int64 // range of the image
 	limit    int64 // where the next segment begins, or the image ends
+	cloned   int64 // bytes before off that need no copying any more
 }
 
-// take hands out the next job; none is left when it has no segments.
+// take hands out the next job; none is left when it has no segments. Clones are
+// made here, one after the other: the kernel locks the image for each of them.
 func (w *writer) take() job {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -85,14 +89,19 @@ func (w *writer) take() job {
 		return job{}
 	}
 	first := &all[w.next]
+	var cloned int64
+	if w.done == 0 {
+		cloned = w.clone(first)
+		w.done = cloned
+	}
 	off := first.off + w.done
 	if first.end()-off > batchSize {
 		w.done += batchSize
-		return job{all[w.next : w.next+1], off, off + batchSize, off + batchSize}
+		return job{all[w.next : w.next+1], off, off + batchSize, off + batchSize, cloned}
 	}
 	w.done = 0
 	i, end := w.next+1, first.end()
-	for i < len(all) && all[i].off-end <= maxGap && all[i].end()-off <= batchSize {
+	for i < len(all) && all[i].off-end <= maxGap && all[i].end()-off <= batchSize && !w.clonable(&all[i]) {
 		end = all[i].end()
 		i++
 	}
@@ -100,7 +109,7 @@ func (w *writer) take() job {
 	if i < len(all) {
 		limit = all[i].off
 	}
-	j := job{all[w.next:i], off, end, limit}
+	j := job{all[w.next:i], off, end, limit, cloned}
 	w.next = i
 	return j
 }
@@ -127,13 +136,17 @@ func (w *writer) work(ctx context.Context) error {
 	}
 }
 
-// copy does a job and returns how many bytes it had, holes not counted.
+// copy does a job and returns how many bytes it had, clones counted and holes
+// not.
 func (w *writer) copy(j job, buf []byte) (int64, error) {
-	var n int64
+	n := j.cloned
 	at := j.off
 	for i := range j.segments {
 		s := &j.segments[i]
 		start, end := max(s.off, j.off), min(s.end(), j.end)
+		if start == end { // all of it is cloned
+			continue
+		}
 		clear(buf[at-j.off : start-j.off])
 		if err := load(s, buf[start-j.off:end-j.off], start-s.off); err != nil {
 			return 0, err

@@ -16,6 +16,7 @@ package() {
 	fusermount3) echo fuse3 ;;
 	getfattr | setfattr) echo attr ;;
 	getfacl | setfacl) echo acl ;;
+	mkfs.xfs) echo xfsprogs ;;
 	mkfs.fat | mkfs.vfat | fsck.fat) echo dosfstools ;;
 	mcopy | mdir | minfo) echo mtools ;;
 	partx) echo util-linux ;;
