@@ -10,14 +10,14 @@ import (
 // blockSize is the unit that programs are advised to read and write in.
 const blockSize = 4096
 
-func fillAttr(a *fuse.Attr, e *overlay.Entry) {
+func (f *filesystem) fillAttr(a *fuse.Attr, e *overlay.Entry) {
 	*a = fuse.Attr{
 		Ino: e.Ino, Size: uint64(e.Size), Blocks: uint64(e.Blocks),
 		Atime: uint64(e.Atime.Sec), Atimensec: e.Atime.Nsec,
 		Mtime: uint64(e.Mtime.Sec), Mtimensec: e.Mtime.Nsec,
 		Ctime: uint64(e.Ctime.Sec), Ctimensec: e.Ctime.Nsec,
 		Mode: e.Mode, Nlink: e.Nlink,
-		Owner: fuse.Owner{Uid: e.UID, Gid: e.GID},
+		Owner: fuse.Owner{Uid: f.owners.user(e.UID), Gid: f.owners.group(e.GID)},
 		// The low half of what unix.Mkdev makes is the kernel's 32-bit form.
 		Rdev:    uint32(e.Rdev),
 		Blksize: blockSize,
@@ -38,7 +38,7 @@ func (f *filesystem) attributes(op string, id uint64, n *overlay.Node, out *fuse
 	if err := f.tree.Stat(n, &e); err != nil {
 		return f.status(op, id, err)
 	}
-	fillAttr(&out.Attr, &e)
+	f.fillAttr(&out.Attr, &e)
 	out.SetTimeout(attrTimeout)
 	return fuse.OK
 }
@@ -49,7 +49,7 @@ func (f *filesystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	if n == nil {
 		return stale
 	}
-	if err := f.tree.SetAttr(n, changeOf(in)); err != nil {
+	if err := f.tree.SetAttr(n, f.changeOf(in)); err != nil {
 		return f.status("setattr", in.NodeId, err)
 	}
 	return f.attributes("setattr", in.NodeId, n, out)
@@ -59,17 +59,19 @@ func (f *filesystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 // name.
 const fattrs = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
 
-func changeOf(in *fuse.SetAttrIn) *overlay.Change {
+func (f *filesystem) changeOf(in *fuse.SetAttrIn) *overlay.Change {
 	c := &overlay.Change{}
 	if in.Valid&fuse.FATTR_MODE != 0 {
 		mode := in.Mode & permissions
 		c.Mode = &mode
 	}
 	if in.Valid&fuse.FATTR_UID != 0 {
-		c.UID = &in.Uid
+		uid := f.owners.user(in.Uid)
+		c.UID = &uid
 	}
 	if in.Valid&fuse.FATTR_GID != 0 {
-		c.GID = &in.Gid
+		gid := f.owners.group(in.Gid)
+		c.GID = &gid
 	}
 	if in.Valid&fuse.FATTR_SIZE != 0 {
 		size := int64(in.Size)

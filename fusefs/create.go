@@ -3,10 +3,9 @@ package fusefs
 import (
 	"errors"
 
+	"github.com/DragonOS-Community/rootfs/overlay"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-
-	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // The modes that arrive here have the caller's umask taken out already
@@ -14,14 +13,6 @@ import (
 
 // permissions are the bits of st_mode that a caller chooses.
 const permissions = 0o7777
-
-// owner is who a new file belongs to; see Owners.
-func (f *filesystem) owner(in *fuse.InHeader) overlay.Owner {
-	if !f.makers {
-		return overlay.Owner{}
-	}
-	return overlay.Owner{UID: in.Uid, GID: in.Gid}
-}
 
 // Create implements open(2) with O_CREAT of a file that isn't there.
 func (f *filesystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {

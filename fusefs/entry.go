@@ -47,5 +47,5 @@ func (f *filesystem) fill(n *overlay.Node, e *overlay.Entry, out *fuse.EntryOut)
 	out.NodeId, out.Generation = f.nodes.add(n)
 	out.SetEntryTimeout(entryTimeout)
 	out.SetAttrTimeout(attrTimeout)
-	fillAttr(&out.Attr, e)
+	f.fillAttr(&out.Attr, e)
 }

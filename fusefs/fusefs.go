@@ -41,6 +41,7 @@ type filesystem struct {
 	log   *slog.Logger
 
 	makers bool // new files belong to who makes them, not to root
+	owners owners
 
 	// What the kernel takes ENOSYS for, set by Init before any request.
 	noOpen, noOpendir bool

@@ -90,7 +90,7 @@ func mount(t *overlay.Tree, dir string, o *Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &filesystem{tree: t, nodes: newNodes(t.Root(), t.Release), log: o.Logger, makers: w.makersOwn(o)}
+	f := &filesystem{tree: t, nodes: newNodes(t.Root(), t.Release), log: o.Logger, makers: w.makersOwn(o), owners: mounter(o)}
 	// go-fuse takes a device that is mounted already by this name. Its own way
 	// of mounting leaks the descriptor to child processes, and tells little
 	// about failures.

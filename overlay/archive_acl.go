@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,27 +12,16 @@ import (
 // paxACLs maps the keys of PAX records that hold an access control list as
 // text (star(5), "SCHILY.acl.access") to the extended attributes for it.
 var paxACLs = map[string]string{
-	"SCHILY.acl.access":  "system.posix_acl_access",
-	"SCHILY.acl.default": "system.posix_acl_default",
+	"SCHILY.acl.access":  xattrACLAccess,
+	"SCHILY.acl.default": xattrACLDefault,
 }
-
-// aclEntry is a posix_acl_xattr_entry (linux/posix_acl_xattr.h).
-type aclEntry struct {
-	tag, perm uint16
-	id        uint32
-}
-
-const (
-	aclVersion = 2
-	aclNoID    = 1<<32 - 1
-)
 
 // aclTags are those of linux/posix_acl.h, without and with an id.
 var aclTags = map[string][2]uint16{
-	"user": {0x01, 0x02}, "u": {0x01, 0x02},
-	"group": {0x04, 0x08}, "g": {0x04, 0x08},
-	"mask": {0x10, 0}, "m": {0x10, 0},
-	"other": {0x20, 0}, "o": {0x20, 0},
+	"user": {aclUserObj, aclUser}, "u": {aclUserObj, aclUser},
+	"group": {aclGroupObj, aclGroup}, "g": {aclGroupObj, aclGroup},
+	"mask": {aclMask, 0}, "m": {aclMask, 0},
+	"other": {aclOther, 0}, "o": {aclOther, 0},
 }
 
 var (
@@ -66,13 +54,7 @@ func parseACL(text string) (string, error) {
 	slices.SortStableFunc(entries, func(a, b aclEntry) int {
 		return cmp.Or(cmp.Compare(a.tag, b.tag), cmp.Compare(a.id, b.id))
 	})
-	value := binary.LittleEndian.AppendUint32(nil, aclVersion)
-	for _, e := range entries {
-		value = binary.LittleEndian.AppendUint16(value, e.tag)
-		value = binary.LittleEndian.AppendUint16(value, e.perm)
-		value = binary.LittleEndian.AppendUint32(value, e.id)
-	}
-	return string(value), nil
+	return string(encodeACL(entries)), nil
 }
 
 func parseACLEntry(line string) (aclEntry, error) {

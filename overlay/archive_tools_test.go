@@ -16,6 +16,7 @@ import (
 func TestUnpackWhatGNUTarWrites(t *testing.T) {
 	needTool(t, "tar")
 	src := t.TempDir()
+	must(t, os.Chmod(src, 0o755)) // an open tree has taken the umask away
 	plant(t, src, "d/", "link -> d/sparse")
 	sparse := filepath.Join(src, "d/sparse")
 	must(t, os.WriteFile(sparse, nil, 0o600))

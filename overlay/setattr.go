@@ -76,7 +76,7 @@ func (t *Tree) truncate(n *Node, size int64) error {
 // setMeta changes owner and permissions.
 func (t *Tree) setMeta(n *Node, c *Change) error {
 	chown := c.UID != nil || c.GID != nil
-	err := t.record(n, func(m *meta) {
+	edit := func(m *meta) {
 		if c.Mode != nil {
 			m.mode = m.mode&unix.S_IFMT | *c.Mode&0o7777
 		}
@@ -89,6 +89,13 @@ func (t *Tree) setMeta(n *Node, c *Change) error {
 		if (chown && c.Mode == nil || c.KillSuid) && n.dir == nil {
 			m.mode = withoutSetID(m.mode)
 		}
+	}
+	err := t.change(n, func(fd int) error {
+		err := editMeta(fd, n.typ, edit)
+		if err == nil && c.Mode != nil {
+			err = chmodACL(fd, *c.Mode)
+		}
+		return err
 	})
 	if err != nil || !chown || n.typ != unix.S_IFREG {
 		return err
@@ -107,7 +114,7 @@ func withoutSetID(mode uint32) uint32 {
 
 func (t *Tree) dropCapability(n *Node) error {
 	return t.change(n, func(fd int) error {
-		err := unix.Fremovexattr(fd, xattrForeign+"security.capability")
+		err := unix.Fremovexattr(fd, xattrForeign+xattrCapability)
 		if errors.Is(err, unix.ENODATA) {
 			return nil
 		}
@@ -127,11 +134,6 @@ func (t *Tree) KillSuid(n *Node) error {
 		return err
 	}
 	return t.setMeta(n, &Change{KillSuid: true})
-}
-
-// record changes the metadata of n.
-func (t *Tree) record(n *Node, edit func(*meta)) error {
-	return t.change(n, func(fd int) error { return editMeta(fd, n.typ, edit) })
 }
 
 // editMeta changes the metadata of the open host entry fd.

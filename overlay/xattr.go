@@ -51,8 +51,7 @@ func shownXattr(name string) bool {
 	case strings.HasPrefix(name, "user."), strings.HasPrefix(name, "trusted."):
 		return true
 	}
-	return name == "security.capability" ||
-		name == "system.posix_acl_access" || name == "system.posix_acl_default"
+	return name == xattrCapability || name == xattrACLAccess || name == xattrACLDefault
 }
 
 // shows tells whether the node shows an attribute of this name: not what another
@@ -241,6 +240,9 @@ func (t *Tree) SetXattr(n *Node, name string, value []byte, flags int) error {
 	}
 	t.freeze.RLock()
 	defer t.freeze.RUnlock()
+	if name == xattrACLAccess {
+		return t.setACL(n, host, value, flags)
+	}
 	return t.change(n, func(fd int) error { return unix.Fsetxattr(fd, host, value, flags) })
 }
 

@@ -26,7 +26,7 @@ import (
 type conformance struct {
 	name   string
 	layers string // a txtar of the project; a file's first line may be "#!sh", to be run in its folder
-	edit   string // a shell script, run in the mount as root
+	edit   string // a shell script, run in the mount by who mounted
 	want   string // a line a path: path, type and mode, owner, and what it is
 }
 
@@ -129,7 +129,7 @@ ln -s ../tmp srv/t && mknod tmp/null c 1 3 && mkfifo tmp/p && setfattr -n user.k
 tar --xattrs -czf ../base.tar.gz . && cd .. && rm -r t
 -- user/sysconfig/tmp/.wh.literal --
 `,
-		edit: `echo more >>srv/linked`,
+		edit: `echo more >>srv/linked; chmod 4640 srv/linked # which the write of a user takes away`,
 		want: `
 srv d2750 0:33
 srv/linked -4640 33:70000 "s\nmore\n" = srv/secret user.k="v"
@@ -248,7 +248,7 @@ var views = []struct {
 	see  func(t *testing.T, project, mnt string) []string
 }{
 	{"tree", seeTree},
-	{"mount", func(t *testing.T, _, mnt string) []string { return describe(t, mnt, plain) }},
+	{"mount", func(t *testing.T, _, mnt string) []string { return describeAsUser(t, mnt) }},
 	{"tar", func(t *testing.T, project, _ string) []string {
 		rootfs(t, project, "export", "--tar", "out/layer.tar")
 		return describe(t, untar(t, filepath.Join(project, "out/layer.tar")), plain)
@@ -259,14 +259,17 @@ var views = []struct {
 	}},
 }
 
-func TestConformance(t *testing.T) {
+func TestConformance(t *testing.T) { asEachUser(t, testConformance) }
+
+func testConformance(t *testing.T) {
 	need(t, "root", "fuse", "loop", "xattr")
 	for _, tc := range conformanceCases {
 		t.Run(tc.name, func(t *testing.T) {
 			project := layProject(t, tc.layers)
+			giveAway(t, project)
 			mnt, _ := mountProject(t, project)
 			if tc.edit != "" {
-				sh(t, mnt, tc.edit)
+				sh(t, mnt, mknodOfUser(project)+tc.edit)
 			}
 			want := strings.Split(strings.TrimSpace(tc.want), "\n")
 			var first []string
@@ -274,7 +277,7 @@ func TestConformance(t *testing.T) {
 				got := v.see(t, project, mnt)
 				if i == 0 {
 					first = got
-					same(t, want, brief(t, mnt))
+					asTestUser(t, func() { same(t, want, brief(t, mnt)) })
 				}
 				t.Run(v.name, func(t *testing.T) { same(t, first, got) })
 			}
@@ -293,7 +296,7 @@ func layProject(t *testing.T, layers string) string {
 			t.Fatal(err)
 		}
 		if script, ok := strings.CutPrefix(string(f.Data), "#!sh\n"); ok {
-			sh(t, filepath.Dir(host), script)
+			shAsRoot(t, filepath.Dir(host), script)
 			continue
 		}
 		if err := os.WriteFile(host, f.Data, 0o644); err != nil {
@@ -368,7 +371,7 @@ func brief(t *testing.T, root string) []string {
 	t.Helper()
 	names := make(map[uint64][]string)
 	var lines []string
-	for _, full := range describe(t, root, plain) {
+	for _, full := range describeAsUser(t, root) {
 		rel, rest, _ := strings.Cut(full, " ")
 		if rel == "." {
 			continue

@@ -25,7 +25,7 @@ func sampleProject(t *testing.T) string {
 	t.Helper()
 	need(t, "fuse", "busybox", "cc")
 	dir := filepath.Join(t.TempDir(), "project")
-	sh(t, ".", `cp -a ../../testdata/sample "$1"
+	shAsRoot(t, ".", `cp -a ../../testdata/sample "$1"
 		cp "$(command -v busybox)" "$1/user/apps/busybox"
 		mkdir "$1/mnt"; rootfs -q -C "$1" build`, dir)
 	return dir
@@ -78,7 +78,7 @@ func output(t *testing.T, cmd *exec.Cmd) string {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.Env = append(cmd.Environ(), "LC_ALL=C")
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Credential: testUser()}
 	cmd.WaitDelay = time.Second // for children that keep the pipes
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -190,8 +190,11 @@ func TestClonesGiveTheSameBytes(t *testing.T) {
 }
 
 // What people do all day works inside the mount.
-func TestOrdinaryPrograms(t *testing.T) {
+func TestOrdinaryPrograms(t *testing.T) { asEachUser(t, testOrdinaryPrograms) }
+
+func testOrdinaryPrograms(t *testing.T) {
 	project := sampleProject(t)
+	giveAway(t, project)
 	mnt, _ := mountProject(t, project)
 	for _, tc := range []struct{ name, needs, script string }{
 		{"find", "", `test "$(find . -name inittab)" = ./etc/inittab
@@ -223,7 +226,7 @@ func TestOrdinaryPrograms(t *testing.T) {
 func untar(t *testing.T, file string) string {
 	t.Helper()
 	dir := t.TempDir()
-	sh(t, dir, `tar --numeric-owner --xattrs --xattrs-include='*' -xpf "$1"`, file)
+	shAsRoot(t, dir, `tar --numeric-owner --xattrs --xattrs-include='*' -xpf "$1"`, file)
 	return dir
 }
 
@@ -231,8 +234,8 @@ func untar(t *testing.T, file string) string {
 func loopMount(t *testing.T, image string, offset int64) string {
 	t.Helper()
 	dir := t.TempDir()
-	sh(t, ".", `mount -o ro,loop,offset=$3 "$1" "$2"`, image, dir, fmt.Sprint(offset))
-	t.Cleanup(func() { sh(t, ".", `umount "$1"`, dir) })
+	shAsRoot(t, ".", `mount -o ro,loop,offset=$3 "$1" "$2"`, image, dir, fmt.Sprint(offset))
+	t.Cleanup(func() { shAsRoot(t, ".", `umount "$1"`, dir) })
 	return dir
 }
 

@@ -13,6 +13,10 @@ import (
 var capabilities = map[string]func() bool{
 	"root": func() bool { return os.Geteuid() == 0 },
 	"fuse": func() bool { return isCharDevice("/dev/fuse") && found("fusermount3") },
+	"fuseusers": func() bool {
+		st, err := os.Stat("/dev/fuse")
+		return err == nil && st.Mode()&0o6 == 0o6 && found("fusermount3")
+	},
 	"loop": func() bool { return os.Geteuid() == 0 && isCharDevice("/dev/loop-control") },
 	"busybox": func() bool {
 		return found("busybox") && exec.Command("sh", "-c", `! ldd "$(command -v busybox)"`).Run() == nil
