@@ -12,7 +12,7 @@ TEST_TOOLS := bsdtar cpio debootstrap e2fsck fsck.fat fusermount3 gcc getfacl ge
               git make mcopy mkfs.vfat mkfs.xfs partx podman python3 rsync setcap sfdisk sgdisk skopeo \
               tar umoci vim.tiny
 
-.PHONY: build test race lint fuzz judge bench bench-export demo boot-matrix clean
+.PHONY: build test race lint fuzz judge crash bench bench-export demo boot-matrix clean
 
 build:
 	$(GO) build -o bin/rootfs ./cmd/rootfs
@@ -48,6 +48,13 @@ bench:
 SEQUENCES ?= 10000
 judge:
 	ROOTFS_JUDGE_SEQUENCES=$(SEQUENCES) $(GO) test -count 1 -timeout 90m -run TestLikeTheKernelsOverlay ./cmd/rootfs
+
+# Kills the daemon CRASHES times and cuts the power POWER_CUTS times, each under
+# writers that sync. As root.
+CRASHES ?= 1000
+POWER_CUTS ?= 300
+crash:
+	ROOTFS_CRASHES=$(CRASHES) ROOTFS_POWER_CUTS=$(POWER_CUTS) $(GO) test -count 1 -timeout 90m -run 'TestKilledDaemon|TestPowerCut' ./cmd/rootfs -v
 
 # Images: this program, mkfs.ext4 -d and a loop mount, in turn. As root, on a
 # quiet machine; the trees stay in BENCH_DIR.

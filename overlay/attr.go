@@ -89,7 +89,9 @@ func (n *Node) fill(e *Entry, a *attrs) {
 	case unix.S_IFREG:
 		e.Size, e.Blocks, e.Content = a.st.Size, a.st.Blocks, n
 	case unix.S_IFLNK:
-		e.Size = a.st.Size
+		if e.Size = a.st.Size; a.m.target != "" {
+			e.Size = int64(len(a.m.target))
+		}
 	case unix.S_IFCHR, unix.S_IFBLK:
 	default:
 		e.Rdev = 0
@@ -151,17 +153,12 @@ func (t *Tree) Readlink(n *Node) (string, error) {
 		defer n.at.dir.close()
 		return readTarget(dirfd, n.at.name, n.at.dir.layer.recorded)
 	}
-	buf := make([]byte, unix.PathMax)
 	fd, h, err := t.fileLocked(n)
 	if err != nil {
 		return "", err
 	}
 	defer t.files.put(h)
-	k, err := unix.Pread(fd, buf, 0)
-	if err != nil {
-		return "", err
-	}
-	return string(buf[:k]), nil
+	return recordedTarget(fd)
 }
 
 // DirEntry is one name of a directory.

@@ -73,10 +73,11 @@ func (t *Tree) push(c *Checkpoint) (bool, error) {
 	if err := newEdits(stackDir, next, snap); err != nil {
 		return false, err
 	}
-	t.pushEdits(filepath.Join(stackDir, next, "root"), "..")
-	if err := t.edits.open(t, len(t.layers)-1); err != nil {
-		return false, err
+	top := editsLayer(filepath.Join(stackDir, next, "root"))
+	if err := top.open(t, len(t.layers)); err != nil {
+		return false, errors.Join(err, os.RemoveAll(filepath.Join(stackDir, next)))
 	}
+	t.pushEdits(top, "..")
 	t.epoch.Add(1)
 	t.root.dir.stack = append([]*hostDir{t.edits.root}, t.root.dir.stack...)
 	t.setInEdits(t.root)
@@ -150,11 +151,7 @@ func writeCheckpoint(dir string, c *Checkpoint) error {
 	if err != nil {
 		return err
 	}
-	tmp := filepath.Join(dir, "."+checkpointFile)
-	if err := os.WriteFile(tmp, append(text, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, filepath.Join(dir, checkpointFile))
+	return writeWhole(filepath.Join(dir, checkpointFile), append(text, '\n'))
 }
 
 // Checkpoints lists the project's checkpoints, oldest first.
@@ -203,9 +200,12 @@ func (t *Tree) Uncheckpoint(id string) error {
 	}
 	top := t.edits
 	below := t.layers[top.rank-1]
-	gone := filepath.Join(stackDir, ".gone-"+top.id())
-	if err := os.Rename(filepath.Join(stackDir, top.id()), gone); err != nil {
+	gone, err := os.MkdirTemp(stackDir, ".gone-")
+	if err != nil {
 		return err
+	}
+	if err := os.Rename(filepath.Join(stackDir, top.id()), filepath.Join(gone, top.id())); err != nil {
+		return errors.Join(err, os.Remove(gone))
 	}
 	t.layers = t.layers[:top.rank]
 	t.indexes = t.indexes[:len(t.indexes)-1]

@@ -47,7 +47,7 @@ func (t *Tree) Mkdir(dir *Node, name string, mode uint32, o Owner, e *Entry) (*N
 	return t.make(dir, name, meta{mode: unix.S_IFDIR | mode&0o7777, uid: o.UID, gid: o.GID}, "", e)
 }
 
-func (t *Tree) make(dir *Node, name string, m meta, content string, e *Entry) (*Node, error) {
+func (t *Tree) make(dir *Node, name string, m meta, target string, e *Entry) (*Node, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.free(dir, name); err != nil {
@@ -56,11 +56,14 @@ func (t *Tree) make(dir *Node, name string, m meta, content string, e *Entry) (*
 	if err := t.inherit(dir, &m); err != nil {
 		return nil, err
 	}
+	if len(target) <= maxMetaTarget {
+		m.target = target
+	}
 	up := dir.upper()
 	n := &Node{typ: m.mode & unix.S_IFMT, at: place{up, name}}
 	t.setInEdits(n)
 	n.refs.Store(1)
-	fd, err := t.makeHost(dir, name, m, content)
+	fd, err := t.makeHost(dir, name, m, target)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +147,7 @@ func (t *Tree) inherit(dir *Node, m *meta) error {
 // makeHost makes the host's entry for name and returns it open. What takes
 // more than one call is made in the work directory and gets its name by
 // rename, so that a crash leaves all of it or nothing.
-func (t *Tree) makeHost(dir *Node, name string, m meta, content string) (int, error) {
+func (t *Tree) makeHost(dir *Node, name string, m meta, target string) (int, error) {
 	up, err := dir.upper().open()
 	if err != nil {
 		return -1, err
@@ -163,8 +166,11 @@ func (t *Tree) makeHost(dir *Node, name string, m meta, content string) (int, er
 		if fd, err = makeEntry(work, temp, m); err != nil {
 			return err
 		}
-		if content != "" {
-			_, err = unix.Pwrite(fd, []byte(content), 0)
+		if m.target == "" && target != "" {
+			_, err = unix.Pwrite(fd, []byte(target), 0)
+			if err == nil {
+				err = unix.Fsync(fd) // or the name may reach the disk before it
+			}
 		}
 		if err == nil {
 			err = recordFd(fd, m, m.hostPerm())

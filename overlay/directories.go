@@ -204,7 +204,7 @@ func (t *Tree) openUpper(d *Directories) error {
 	if err != nil {
 		return err
 	}
-	t.pushEdits(d.Upper, beside)
+	t.pushEdits(editsLayer(d.Upper), beside)
 	t.edits.clone = clone
 	return nil
 }
@@ -243,7 +243,7 @@ func (d *Directories) takeUpper(dir string) error {
 			return err
 		}
 	}
-	if err := os.WriteFile(file, []byte(self), 0o644); err != nil || ours {
+	if err := writeWhole(file, []byte(self)); err != nil || ours {
 		return err
 	}
 	return markUpper(d.Upper, &st)

@@ -60,7 +60,7 @@ func (t *Tree) openEdits(writable bool, upTo string) error {
 		if upTo != "" && n > upTo {
 			break
 		}
-		t.pushEdits(filepath.Join(dir, n, "root"), "..")
+		t.pushEdits(editsLayer(filepath.Join(dir, n, "root")), "..")
 	}
 	if t.edits == nil {
 		return fmt.Errorf("%s: no checkpoint %s", dir, upTo)
@@ -68,14 +68,18 @@ func (t *Tree) openEdits(writable bool, upTo string) error {
 	return nil
 }
 
+func editsLayer(dir string) *Layer {
+	l := &Layer{Name: editsName, Dir: dir, recorded: true, edit: true}
+	l.root = &hostDir{layer: l}
+	return l
+}
+
 // pushEdits puts a layer of edits on top. beside is where its work and index
 // directories are, relative to it, as every access is.
-func (t *Tree) pushEdits(dir, beside string) {
+func (t *Tree) pushEdits(l *Layer, beside string) {
 	if t.edits != nil {
 		t.edits.Name = "checkpoint " + t.edits.id()
 	}
-	l := &Layer{Name: editsName, Dir: dir, recorded: true, edit: true}
-	l.root = &hostDir{layer: l}
 	t.layers = append(slices.Clip(t.layers), l) // who holds the old slice keeps it
 	t.edits = l
 	x := &index{dir: &hostDir{layer: l, parent: l.root, name: beside + "/index"}}
@@ -107,7 +111,11 @@ func (t *Tree) prepareState(dir string) error {
 	if err != nil || len(stack) == 0 {
 		return err
 	}
-	return setAside(filepath.Join(dir, stack[len(stack)-1], "work"))
+	work := filepath.Join(dir, stack[len(stack)-1], "work")
+	if err := setAside(work); err != nil {
+		return err
+	}
+	return os.MkdirAll(work, 0o755) // a crash may come while it is set aside
 }
 
 // lockState takes the lock of the state directory.
@@ -136,7 +144,28 @@ func makeEdits(dir string) error {
 	if err := unix.Removexattr(probe, xattrPrefix+"probe"); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, formatFile), []byte(editsFormat+"\n"), 0o644)
+	return writeWhole(filepath.Join(dir, formatFile), []byte(editsFormat+"\n"))
+}
+
+// writeWhole makes a file of the state, or replaces it, so that a crash or a
+// power cut leaves the old one or the new one.
+func writeWhole(file string, text []byte) (err error) {
+	temp := filepath.Join(filepath.Dir(file), "."+filepath.Base(file)+".new")
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(temp, file)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return nil
 }
 
 func checkFormat(file string) error {

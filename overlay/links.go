@@ -156,8 +156,8 @@ func (d *hostDir) readlink(name string) (string, error) {
 
 // readTarget reads a symlink, which a recorded layer keeps as a file.
 func readTarget(dirfd int, name string, recorded bool) (string, error) {
-	buf := make([]byte, unix.PathMax)
 	if !recorded {
+		buf := make([]byte, unix.PathMax)
 		n, err := unix.Readlinkat(dirfd, name, buf)
 		return string(buf[:max(n, 0)]), err
 	}
@@ -166,6 +166,15 @@ func readTarget(dirfd int, name string, recorded bool) (string, error) {
 		return "", err
 	}
 	defer unix.Close(fd) //nolint:errcheck // read only
+	return recordedTarget(fd)
+}
+
+// recordedTarget reads the target of an open placeholder.
+func recordedTarget(fd int) (string, error) {
+	if m, err := metaOf(fd, metaFlag); err != nil || m.target != "" {
+		return m.target, err
+	}
+	buf := make([]byte, unix.PathMax)
 	n, err := unix.Pread(fd, buf, 0)
 	return string(buf[:max(n, 0)]), err
 }

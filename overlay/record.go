@@ -18,7 +18,7 @@ import (
 // How each kind of entry is kept:
 //
 //	regular file, directory   itself
-//	symlink                   a regular file whose content is the target
+//	symlink                   a regular file; the target is in xattrMeta, or its content
 //	device, fifo, socket      an empty regular file
 //	whiteout                  a character device 0:0
 //
@@ -53,7 +53,15 @@ type meta struct {
 	// lower layer, not all of which are on the host; 0 where the host's count
 	// is right.
 	nlink uint32
+
+	// target is a symlink's, where it isn't the placeholder's content.
+	target string
 }
+
+// maxMetaTarget is the longest target that is kept in xattrMeta, in bytes: an
+// ext4 block holds all attributes of a file. There it reaches the disk together
+// with the name; content would come later.
+const maxMetaTarget = 1024
 
 // hostPerm returns the permissions that a recorded entry has on the host: at
 // least readable and writable by its owner, so that the daemon can serve it.
@@ -82,19 +90,27 @@ func (m meta) hostMode() uint32 {
 }
 
 // encode gives the value of xattrMeta: the mode in octal, uid, gid,
-// major:minor, origin and nlink, in decimal, separated by blanks. Readers
-// ignore further fields.
+// major:minor, origin and nlink, in decimal, and the target if there is one,
+// separated by blanks.
 func (m meta) encode() []byte {
-	return fmt.Appendf(nil, "%o %d %d %d:%d %d %d",
+	b := fmt.Appendf(nil, "%o %d %d %d:%d %d %d",
 		m.mode, m.uid, m.gid, unix.Major(m.rdev), unix.Minor(m.rdev), m.origin, m.nlink)
+	if m.target != "" {
+		b = append(append(b, ' '), m.target...)
+	}
+	return b
 }
 
 var errMeta = errors.New("malformed " + xattrMeta)
 
 func decodeMeta(b []byte) (meta, error) {
-	f := strings.Fields(string(b))
+	f := strings.SplitN(string(b), " ", 7)
 	if len(f) < 6 {
 		return meta{}, errMeta
+	}
+	target := ""
+	if len(f) == 7 {
+		target = f[6]
 	}
 	major, minor, ok := strings.Cut(f[3], ":")
 	if !ok {
@@ -122,7 +138,7 @@ func decodeMeta(b []byte) (meta, error) {
 	return meta{
 		mode: uint32(n[0]), uid: uint32(n[1]), gid: uint32(n[2]),
 		rdev:   unix.Mkdev(uint32(n[3]), uint32(n[4])),
-		origin: n[5], nlink: uint32(n[6]),
+		origin: n[5], nlink: uint32(n[6]), target: target,
 	}, nil
 }
 
@@ -176,7 +192,7 @@ func metaOf(fd int, mode uint32) (meta, error) {
 	if mode&metaFlag == 0 {
 		return meta{mode: mode}, nil
 	}
-	var buf [128]byte // seven numbers and their blanks
+	var buf [128 + maxMetaTarget]byte // seven numbers and their blanks, the target
 	n, err := unix.Fgetxattr(fd, xattrMeta, buf[:])
 	if errors.Is(err, unix.ENODATA) {
 		return meta{mode: mode &^ metaFlag}, nil

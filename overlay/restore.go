@@ -96,6 +96,10 @@ func (r *restoring) replace(src, dst *Node, name string) error {
 	if err := r.copy(n, dst, temp); err != nil {
 		return errors.Join(err, ignoreMissing(r.to.removeAll(dst, temp)))
 	}
+	// Before the old one goes.
+	if err := r.to.syncEdits(); err != nil {
+		return errors.Join(err, r.to.removeAll(dst, temp))
+	}
 	if old == nil {
 		return r.to.Rename(dst, temp, dst, name, unix.RENAME_NOREPLACE)
 	}

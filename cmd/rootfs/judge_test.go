@@ -2,7 +2,7 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -16,8 +16,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
-
-	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // The kernel's overlayfs is the judge: the same random operations over the
@@ -97,7 +95,7 @@ func (j *judgement) run() {
 	j.command("checkpoint", "moment")
 	each("on a checkpoint", 15)
 	j.letGo()
-	if err := killDaemon(j.project()); err != nil {
+	if err := errors.Join(killDaemon(j.project()), awaitDaemonsEnd(j.project())); err != nil {
 		j.t.Fatal(err)
 	}
 	j.command("umount", "mnt") // the dead mount
@@ -258,30 +256,6 @@ func differing(want, got []string) string {
 		}
 	}
 	return b.String()
-}
-
-// killDaemon kills the daemon of a project and returns when it is gone.
-func killDaemon(project string) error {
-	text, err := os.ReadFile(filepath.Join(project, ".rootfs/mount.json"))
-	if err != nil {
-		return err
-	}
-	var s mountState
-	if err := json.Unmarshal(text, &s); err != nil {
-		return err
-	}
-	if err := unix.Kill(s.PID, unix.SIGKILL); err != nil {
-		return err
-	}
-	p, err := overlay.Find(project, "")
-	if err != nil {
-		return err
-	}
-	state, wait, err := readState(p)
-	if err != nil || state == nil {
-		return err
-	}
-	return wait(10 * time.Second)
 }
 
 // drawLayers makes two layers with a tree each for the i-th sequence, with the

@@ -92,7 +92,7 @@ func (r *mountRequest) serve() (err error) {
 	if err := r.notMounted(); err != nil {
 		return err
 	}
-	tree, err := overlay.Open(r.project, overlay.Options{Logger: r.log})
+	tree, err := r.open()
 	if err != nil {
 		return err
 	}
@@ -159,6 +159,19 @@ func (r *mountRequest) notMounted() error {
 	}
 	return fmt.Errorf("the project is mounted already, on %s, by process %d; end that with: rootfs umount %[1]s",
 		quoted(state.Mountpoint), state.PID)
+}
+
+// open opens the tree, and waits for another process that is about to let go of
+// it: the kernel closes a killed daemon's files one by one.
+func (r *mountRequest) open() (*overlay.Tree, error) {
+	const step = 5 * time.Millisecond
+	for waited := time.Duration(0); ; waited += step {
+		tree, err := overlay.Open(r.project, overlay.Options{Logger: r.log})
+		if locked := new(overlay.LockedError); !errors.As(err, &locked) || waited >= endLimit {
+			return tree, err
+		}
+		time.Sleep(step)
+	}
 }
 
 // unmountOnSignal ends the mount when a signal asks for it. A mount in use

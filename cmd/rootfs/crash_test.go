@@ -1,0 +1,188 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// crashes is how many crashes a test makes.
+func crashes(variable string, normally int) int {
+	if n, err := strconv.Atoi(os.Getenv(variable)); err == nil {
+		return n
+	}
+	return normally
+}
+
+// crashesAProject is how often one project is crashed, before the next one
+// starts anew: its checkpoints add up.
+const crashesAProject = 100
+
+// A daemon that is killed at any moment loses nothing of what it has answered
+// for and leaves nothing half done, and the project is mounted again at once.
+func TestKilledDaemonLosesNothing(t *testing.T) {
+	need(t, "fuse")
+	var again []time.Duration
+	edits := 0
+	for left := crashes("ROOTFS_CRASHES", 10); left > 0; left -= crashesAProject {
+		c := newCrashing(t)
+		c.crash = func() error { return killDaemon(c.project) }
+		c.begin()
+		for range min(left, crashesAProject) {
+			c.round()
+		}
+		c.end()
+		again = append(again, c.again...)
+		edits += c.edits
+	}
+	slices.Sort(again)
+	part := func(p float64) time.Duration { return again[int(p*float64(len(again)-1))].Round(time.Millisecond) }
+	t.Logf("%d crashes, %d edits; mounted again after %v (half), %v (99 of 100), %v (longest)", len(again), edits, part(.5), part(.99), part(1))
+	if part(1) > time.Second {
+		t.Errorf("mounting again took up to %v", part(1))
+	}
+}
+
+// crashing is a project whose daemon dies again and again.
+type crashing struct {
+	t        *testing.T
+	project  string
+	crash    func() error // kills the daemon
+	powerCut bool         // what isn't synced goes with it
+
+	rounds  int
+	edits   int
+	fresh   []*crashWriter // of the next round
+	writers []*crashWriter // of all rounds until now
+	again   []time.Duration
+}
+
+const writersARound = 3
+
+func newCrashing(t *testing.T) *crashing {
+	t.Helper()
+	return &crashing{t: t, project: layProject(t, `
+-- user/sysconfig/etc/passwd --
+`)}
+}
+
+// lay makes the next round's writers, and what is theirs in a layer.
+func (c *crashing) lay() {
+	c.t.Helper()
+	c.fresh = nil
+	for i := range writersARound {
+		name := fmt.Sprintf("r%d-%d", c.rounds, i)
+		state, err := layCrashLayer(filepath.Join(c.project, "user/sysconfig", name))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.fresh = append(c.fresh, &crashWriter{
+			dir: filepath.Join(c.project, "mnt", name), states: []crashState{state}, powerCut: c.powerCut,
+		})
+	}
+}
+
+// begin mounts.
+func (c *crashing) begin() {
+	c.t.Helper()
+	c.lay()
+	rootfs(c.t, c.project, "mount", "mnt")
+	c.t.Cleanup(func() { _ = unix.Unmount(filepath.Join(c.project, "mnt"), unix.MNT_DETACH) })
+}
+
+// round lets writers edit until the daemon dies, mounts again and checks
+// what they left.
+func (c *crashing) round() {
+	c.t.Helper()
+	c.rounds++
+	writers := c.fresh
+	var work sync.WaitGroup
+	for _, w := range writers {
+		work.Go(func() {
+			err := w.run()
+			log, _ := os.ReadFile(filepath.Join(c.project, ".rootfs/mount.log"))
+			// EIO is the kernel's word for a dying mount, too; ours is logged.
+			if died := lostDaemon(err) || errors.Is(err, unix.EIO) && (c.powerCut || len(log) == 0); !died {
+				c.t.Errorf("%s: an edit failed before the crash: %v\n%s", w.dir, err, log)
+			}
+		})
+	}
+	if rand.N(5) == 0 {
+		work.Go(func() { _ = exec.Command("rootfs", "-C", c.project, "checkpoint").Run() })
+	}
+	time.Sleep(rand.N(100 * time.Millisecond))
+	if err := c.crash(); err != nil {
+		c.t.Fatal(err)
+	}
+	work.Wait()
+	c.lay()
+	killed := time.Now()
+	rootfs(c.t, c.project, "mount", "mnt")
+	c.again = append(c.again, time.Since(killed))
+	for _, w := range writers {
+		c.edits += w.edits
+	}
+	c.check(writers)
+	c.writers = append(c.writers, writers...)
+}
+
+func (c *crashing) check(writers []*crashWriter) {
+	c.t.Helper()
+	for _, w := range writers {
+		if err := w.check(); err != nil {
+			c.t.Fatalf("crash %d: %v", c.rounds, err)
+		}
+	}
+}
+
+// end checks that what was there after each crash still is.
+func (c *crashing) end() {
+	c.t.Helper()
+	c.check(c.writers)
+	rootfs(c.t, c.project, "umount", "mnt")
+}
+
+// killDaemon kills the daemon of a project.
+func killDaemon(project string) error {
+	pid, err := daemonPID(project)
+	if err != nil {
+		return err
+	}
+	return unix.Kill(pid, unix.SIGKILL)
+}
+
+func daemonPID(project string) (int, error) {
+	text, err := os.ReadFile(filepath.Join(project, ".rootfs/mount.json"))
+	if err != nil {
+		return 0, err
+	}
+	var s mountState
+	err = json.Unmarshal(text, &s)
+	return s.PID, err
+}
+
+// awaitDaemonsEnd returns when no daemon serves the project.
+func awaitDaemonsEnd(project string) error {
+	p, err := overlay.Find(project, "")
+	if err != nil {
+		return err
+	}
+	state, wait, err := readState(p)
+	if err != nil || state == nil {
+		return err
+	}
+	return wait(10 * time.Second)
+}

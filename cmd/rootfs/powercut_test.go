@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A power cut takes along what wasn't synced, and no more: each entry is the
+// old one or the new one, and what was synced is the new one.
+func TestPowerCutLeavesOldOrNew(t *testing.T) {
+	need(t, "fuse", "loop", "fsck")
+	cuts := crashes("ROOTFS_POWER_CUTS", 5)
+	edits, syncs := 0, 0
+	for left := cuts; left > 0; left -= crashesAProject {
+		c := newCrashing(t)
+		c.powerCut = true
+		h := newLoopHost(t, filepath.Join(c.project, ".rootfs"))
+		c.crash = func() error {
+			pid, err := daemonPID(c.project)
+			if err != nil {
+				return err
+			}
+			return errors.Join(h.shutdown(), unix.Kill(pid, unix.SIGKILL), h.plugIn())
+		}
+		c.begin()
+		for range min(left, crashesAProject) {
+			c.round()
+		}
+		c.end()
+		for _, w := range c.writers {
+			edits, syncs = edits+w.edits, syncs+w.syncs
+		}
+	}
+	t.Logf("%d power cuts, %d edits, %d syncs", cuts, edits, syncs)
+}
+
+// loopHost is an ext4 filesystem in a file, mounted, which can lose power.
+type loopHost struct {
+	t          *testing.T
+	image, dir string
+}
+
+func newLoopHost(t *testing.T, dir string) *loopHost {
+	t.Helper()
+	h := &loopHost{t: t, image: filepath.Join(t.TempDir(), "host.img"), dir: dir}
+	sh(t, ".", `truncate -s 128M "$1"; mkfs.ext4 -q -b 4096 "$1"; mkdir -p "$2"`, h.image, h.dir)
+	if err := h.mount(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(h.dir, unix.MNT_DETACH) })
+	return h
+}
+
+func (h *loopHost) mount() error { return exec.Command("mount", "-o", "loop", h.image, h.dir).Run() }
+
+// unmount waits for a process that was killed and still has files open.
+func (h *loopHost) unmount() error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if err := unix.Unmount(h.dir, 0); !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// shutdown stops the filesystem as it is on the disk at this moment.
+func (h *loopHost) shutdown() error {
+	const (
+		ioctlShutdown = 0x8004587d // EXT4_IOC_SHUTDOWN, fs/ext4/ext4.h
+		noLogFlush    = 2          // EXT4_GOING_FLAGS_NOLOGFLUSH
+	)
+	f, err := os.Open(h.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.IoctlSetPointerInt(int(f.Fd()), ioctlShutdown, noLogFlush), f.Close())
+}
+
+// plugIn mounts again, which replays the journal, and has e2fsck look.
+func (h *loopHost) plugIn() error {
+	if err := errors.Join(h.unmount(), h.mount(), h.unmount()); err != nil {
+		return err
+	}
+	if out, err := exec.Command("e2fsck", "-fn", h.image).CombinedOutput(); err != nil {
+		h.t.Errorf("e2fsck after a power cut: %v\n%s", err, out)
+	}
+	return h.mount()
+}
