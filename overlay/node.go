@@ -164,9 +164,7 @@ func (t *Tree) known(dir *Node, name string, l *Layer, a *attrs) (*Node, error) 
 		return nil, err
 	}
 	n.refs.Store(1)
-	// A copy may have its index entry as the only name on the host, and more
-	// in the layers.
-	if n.dir == nil && (a.st.Nlink > 1 || a.m.nlink != 0) {
+	if n.dir == nil && t.mayBeKnown(n, a) {
 		return t.knownLink(dir, name, n), nil
 	}
 	d.mu.Lock()
@@ -179,6 +177,18 @@ func (t *Tree) known(dir *Node, name string, l *Layer, a *attrs) (*Node, error) 
 	t.adopt(dir, name, n)
 	ent.node = n
 	return n, nil
+}
+
+// mayBeKnown tells whether a file may have a node by another name: it has more
+// names, or had. A copy may have its index entry as the only name on the host,
+// and more in the layers.
+func (t *Tree) mayBeKnown(n *Node, a *attrs) bool {
+	if a.st.Nlink > 1 || a.m.nlink != 0 {
+		return true
+	}
+	t.linkMu.Lock()
+	defer t.linkMu.Unlock()
+	return t.links[n.linkKey()] != nil
 }
 
 // knownLink returns the one node of a file with several names. n is a new one
