@@ -12,7 +12,7 @@ TEST_TOOLS := bsdtar cpio debootstrap e2fsck fsck.fat fusermount3 gcc getfacl ge
               git make mcopy mkfs.vfat mkfs.xfs partx podman python3 rsync setcap sfdisk sgdisk skopeo \
               tar umoci vim.tiny
 
-.PHONY: build test race lint fuzz judge crash bench bench-export demo boot-matrix clean
+.PHONY: build test race lint fuzz judge crash bench bench-export bench-mount demo boot-matrix clean
 
 build:
 	$(GO) build -o bin/rootfs ./cmd/rootfs
@@ -63,6 +63,15 @@ bench-export:
 	testdata/demo/setup.sh debootstrap mkfs.ext4 xz
 	testdata/bench/tree.sh $(BENCH_DIR)
 	ROOTFS_BENCH_DIR=$(BENCH_DIR) $(GO) test -count 1 -timeout 90m -tags bench -run 'TestBench(Export|Linear)' ./cmd/rootfs -v
+
+# Mounts: this program, the plain tree, the kernel's overlayfs, fuse-overlayfs
+# and unionfs-fuse, in turn. As root, on a quiet machine. ROOTFS_BENCH_WORK and
+# ROOTFS_BENCH_AMONG choose some (regular expressions). In a mount namespace of
+# its own: a mount that another process's namespace has copied doesn't end.
+bench-mount: build
+	testdata/demo/setup.sh debootstrap fuse-overlayfs fusermount3 gcc git make unionfs xz
+	testdata/bench/tree.sh $(BENCH_DIR)
+	ROOTFS_BENCH_DIR=$(BENCH_DIR) unshare -m $(GO) test -count 1 -timeout 90m -tags bench -run TestBenchMount ./cmd/rootfs -v
 
 demo: build
 	testdata/demo/demo.sh

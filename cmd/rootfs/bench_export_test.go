@@ -32,7 +32,7 @@ func benchDir(t *testing.T) string {
 	t.Helper()
 	dir := os.Getenv("ROOTFS_BENCH_DIR")
 	if dir == "" {
-		t.Fatal("ROOTFS_BENCH_DIR is not set; run this with: make bench-export")
+		t.Fatal("ROOTFS_BENCH_DIR is not set; run this with: make bench-export or make bench-mount")
 	}
 	return dir
 }

@@ -25,6 +25,7 @@ package() {
 	sfdisk | losetup) echo fdisk mount ;;
 	sgdisk) echo gdisk ;;
 	xz) echo xz-utils ;;
+	unionfs) echo unionfs-fuse ;;
 	vim.tiny) echo vim-tiny ;;
 	*) echo "$1" ;;
 	esac
