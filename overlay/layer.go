@@ -17,6 +17,7 @@ type Layer struct {
 	recorded bool   // entries carry their own metadata (record.go)
 	pkg      bool   // a package: its directories merge through symlinks below
 	edit     bool   // the edits or a checkpoint of them
+	decides  bool   // it is there to override what is below (conflicts.go)
 	asIs     bool   // not recorded, and owners, modes and whiteouts are the host's
 	squash   bool   // asIs, but all belongs to root
 	clone    string // where it is reached from; see openCloned

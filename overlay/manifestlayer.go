@@ -40,7 +40,7 @@ func (p *Project) manifestLayer() (*Layer, error) {
 	}
 	mtime := TimeOf(st.Mtim)
 	return &Layer{
-		Name: filepath.Base(m.File), Dir: dir, recorded: true,
+		Name: filepath.Base(m.File), Dir: dir, recorded: true, decides: true,
 		implicit: m.implicitDirs(explicit), mtime: &mtime,
 	}, nil
 }

@@ -216,7 +216,7 @@ func (p *Project) layers(log *slog.Logger) ([]*Layer, error) {
 	}
 	all = append(all, pkgs...)
 	if dir := p.path(m.Sysconfig.Path); isDir(dir) {
-		all = append(all, &Layer{Name: m.Sysconfig.Path, Dir: dir})
+		all = append(all, &Layer{Name: m.Sysconfig.Path, Dir: dir, decides: true})
 	}
 	for _, l := range m.Layers {
 		more, err := p.source(l.Name, l.Source, log)

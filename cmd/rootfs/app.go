@@ -94,7 +94,7 @@ func oneLine(err error) string {
 func newApp(std streams) *cli.App {
 	commands := []*cli.Command{
 		mountCommand(std), umountCommand(), statusCommand(std), exportCommand(std),
-		buildCommand(std), watchCommand(std),
+		buildCommand(std), watchCommand(std), whichCommand(std), conflictsCommand(std), sizeCommand(std),
 		checkpointCommand(std), logCommand(std), restoreCommand(std),
 		nodeCommand(std), setcapCommand(std), chownCommand(std), imageCommand(std), versionCommand(std),
 	}

@@ -126,6 +126,9 @@ func exportProject(c *cli.Context, std streams, r *export.Request) (err error) {
 	if err := checkOutputs(project, state, outputs(r)); err != nil {
 		return err
 	}
+	if err := refuseConflicts(tree, r.Log, r.Strict); err != nil {
+		return err
+	}
 	run := export.Run
 	if c.Bool("n") {
 		run = export.DryRun

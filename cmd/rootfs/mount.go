@@ -96,6 +96,9 @@ func (r *mountRequest) serve() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := refuseConflicts(tree, nil, false); err != nil {
+		return errors.Join(err, tree.Close())
+	}
 	claim, err := claimState(r.project, mountState{PID: os.Getpid(), Mountpoint: r.dir})
 	if err != nil {
 		return errors.Join(err, tree.Close())
