@@ -157,7 +157,8 @@ var makeRoomForReaders = sync.OnceFunc(func() {
 //
 //   - READDIRPLUS_AUTO: all batches of a listing come with attributes, which
 //     the kernel keeps; a second walk then costs nothing.
-//   - WRITEBACK_CACHE: a checkpoint must see each write when it returns.
+//   - WRITEBACK_CACHE: the kernel would own sizes and times, and layers not be
+//     live (docs/adr/0007-writes-go-through.md).
 //   - ATOMIC_O_TRUNC: there is no OPEN that could carry O_TRUNC.
 //   - POSIX_ACL, DONT_MASK: the tree stores ACLs and doesn't interpret them.
 //   - POSIX_LOCKS, FLOCK_LOCKS: the kernel's own are enough on one machine.
