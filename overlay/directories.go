@@ -77,12 +77,12 @@ func realDir(option string, dir *string) error {
 
 func (d *Directories) checkUpper() error {
 	for _, lower := range d.Lower {
-		if lower == d.Upper || lower == d.Work {
-			return fmt.Errorf("%s: is a lowerdir and takes the changes too: give another directory for these", lower)
+		if overlap(lower, d.Upper) || overlap(lower, d.Work) {
+			return fmt.Errorf("lowerdir %s: overlaps what takes the changes, upperdir %s or workdir %s: give these beside it", lower, d.Upper, d.Work)
 		}
 	}
-	if inside(d.Upper, d.Work) || inside(d.Work, d.Upper) {
-		return fmt.Errorf("upperdir %s and workdir %s lie in each other: give two directories side by side", d.Upper, d.Work)
+	if overlap(d.Upper, d.Work) {
+		return fmt.Errorf("upperdir %s and workdir %s overlap: give two directories side by side", d.Upper, d.Work)
 	}
 	upper, err := mountID(d.Upper)
 	if err != nil {
@@ -138,6 +138,8 @@ func inside(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
+func overlap(a, b string) bool { return inside(a, b) || inside(b, a) }
+
 // layers makes the layers of Lower, bottom to top: what was an Upper before is
 // recorded, everything else is shown as the host has it.
 func (d *Directories) layers() ([]*Layer, error) {
@@ -176,28 +178,18 @@ func isUpper(dir string) (bool, error) {
 	return true, nil
 }
 
-// openUpper puts the upper on top of the layers.
-func (t *Tree) openUpper(d *Directories) error {
+// openUpper puts the upper on top of the layers. A new one that isn't to be
+// written to counts as empty.
+func (t *Tree) openUpper(d *Directories, writable bool) error {
 	if d.Upper == "" {
 		return nil
 	}
 	dir := t.project.StateDir()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	clone := d.cloneDir()
-	fd, err := openCloned(clone, dir)
-	if err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
-	}
-	t.project.state = os.NewFile(uintptr(fd), dir)
-	if err := t.lockState(); err != nil {
-		return err
-	}
-	if err := d.takeUpper(dir); err != nil {
-		return err
-	}
-	if err := setAside(filepath.Join(dir, "work")); err != nil {
+	if writable {
+		if err := t.prepareUpper(d, dir); err != nil {
+			return err
+		}
+	} else if ours, err := isUpper(d.Upper); !ours || err != nil {
 		return err
 	}
 	beside, err := filepath.Rel(d.Upper, dir)
@@ -205,8 +197,27 @@ func (t *Tree) openUpper(d *Directories) error {
 		return err
 	}
 	t.pushEdits(editsLayer(d.Upper), beside)
-	t.edits.clone = clone
+	t.edits.clone = d.cloneDir()
 	return nil
+}
+
+// prepareUpper takes the lock of the state in dir and makes all ready to write.
+func (t *Tree) prepareUpper(d *Directories, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	fd, err := openCloned(d.cloneDir(), dir)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	t.project.state = os.NewFile(uintptr(fd), dir)
+	if err := t.lockState(); err != nil {
+		return err
+	}
+	if err := setAside(filepath.Join(dir, "work")); err != nil {
+		return err
+	}
+	return d.takeUpper(dir)
 }
 
 // takeUpper makes sure that the upper and the state in dir belong together,

@@ -38,7 +38,7 @@ type state struct {
 // openEdits adds the edits to the layers, up to a checkpoint if one is named.
 func (t *Tree) openEdits(writable bool, upTo string) error {
 	if d := t.project.directories; d != nil {
-		return t.openUpper(d)
+		return t.openUpper(d, writable)
 	}
 	dir := filepath.Join(t.project.StateDir(), editsName)
 	if writable {

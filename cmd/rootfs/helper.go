@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -87,8 +88,16 @@ func readOptions(flags []string) (*mountOptions, error) {
 			return nil, err
 		}
 	}
-	if m.given {
-		m.words = slices.DeleteFunc(m.words, withoutEffect)
+	if !m.given {
+		return m, nil
+	}
+	m.words = slices.DeleteFunc(m.words, withoutEffect)
+	// As with the kernel's overlayfs: for everybody, and by owner and mode.
+	if os.Geteuid() == 0 {
+		m.words = append(m.words, "allow_other")
+	}
+	if !m.directories.SquashToRoot {
+		m.words = append(m.words, "default_permissions")
 	}
 	return m, nil
 }
@@ -110,7 +119,7 @@ func (m *mountOptions) take(word string) error {
 		d.Work = value
 	case "squash_to_root":
 		d.SquashToRoot = true
-	case "helper":
+	case "helper": // who calls a helper means directories, also without naming one
 	case "fsname":
 		m.source = value
 		return nil
@@ -173,7 +182,7 @@ func (m *mountOptions) checkDirectories(name string, log *slog.Logger) (*overlay
 	}
 	for _, layer := range append(p.LayerDirs(), p.Root) {
 		if beneath(dir, layer) || beneath(layer, dir) {
-			return nil, "", fmt.Errorf("%s and %s lie in each other; mount on another directory", quoted(name), quoted(layer))
+			return nil, "", fmt.Errorf("%s: overlaps %s; mount on another directory", quoted(name), quoted(layer))
 		}
 	}
 	return p, dir, nil

@@ -25,7 +25,7 @@ func mountCommand(std streams) *cli.Command {
 			"`fusermount3 -u MNT` or SIGTERM.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "f", Usage: "stay in the foreground; Ctrl-C ends the mount"},
-			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTS`, separated by commas: allow_other, debug, or what fuse(8) knows"},
+			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTS`, separated by commas: allow_other, debug, or what fuse(8) knows; lowerdir=DIR[:DIR…], upperdir=DIR, workdir=DIR for directories in place of the project"},
 			noBuildFlag(),
 		},
 		Action: func(c *cli.Context) error {
@@ -73,7 +73,6 @@ func newMountRequest(c *cli.Context, log *slog.Logger) (*mountRequest, error) {
 	}
 	if o.given {
 		r.options.FSName, r.options.Owners = o.source, o.owners()
-		r.options.AllowOther = os.Geteuid() == 0 // as with the kernel's overlayfs
 		r.project, r.dir, err = o.checkDirectories(c.Args().First(), log)
 		return r, err
 	}
