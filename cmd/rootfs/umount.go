@@ -101,7 +101,8 @@ func endDaemon(p *overlay.Project, dir string) error {
 	if err != nil || wait == nil {
 		return err
 	}
-	if _, err := askDaemon(p, &controlRequest{Op: "end"}); err != nil {
+	// One without a socket is on its way out, and may have much to sync.
+	if _, err := askDaemon(p, &controlRequest{Op: "end"}); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("process %d: %w", pid, err)
 	}
 	if err := wait(daemonLimit); err != nil {
