@@ -152,7 +152,7 @@ func (r *mountRequest) notMounted() error {
 	if err != nil {
 		return err
 	}
-	if m == nil && wait(endLimit) == nil {
+	if m == nil && r.waitForEnd(wait) == nil {
 		return nil
 	}
 	if !r.control {
@@ -161,6 +161,26 @@ func (r *mountRequest) notMounted() error {
 	}
 	return fmt.Errorf("the project is mounted already, on %s, by process %d; end that with: rootfs umount %[1]s",
 		quoted(state.Mountpoint), state.PID)
+}
+
+// waitForEnd waits for a daemon that has lost its mount. It may have much to
+// bring to the disk, or live on for a copy of the mount in another mount
+// namespace: a project's then still has its socket.
+func (r *mountRequest) waitForEnd(wait waitFunc) error {
+	if wait(endLimit) == nil {
+		return nil
+	}
+	if r.control {
+		if _, err := os.Lstat(r.project.StateFile(controlName)); !errors.Is(err, os.ErrNotExist) {
+			return os.ErrDeadlineExceeded
+		}
+	}
+	state, wait, err := readState(r.project)
+	if err != nil || state == nil {
+		return err
+	}
+	r.log.Info("waiting for the daemon of an earlier mount to end", "process", state.PID)
+	return wait(daemonLimit)
 }
 
 // open opens the tree, and waits for another process that is about to let go of
