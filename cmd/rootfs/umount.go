@@ -101,12 +101,10 @@ func endDaemon(p *overlay.Project, dir string) error {
 	if err != nil || wait == nil {
 		return err
 	}
-	// One without a socket is on its way out, and may have much to sync.
-	if _, err := askDaemon(p, &controlRequest{Op: "end"}); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("process %d: %w", pid, err)
-	}
+	// It doesn't answer any more when it is busy with the disk at its end.
+	_, unasked := askDaemon(p, &controlRequest{Op: "end"})
 	if err := wait(daemonLimit); err != nil {
-		return fmt.Errorf("process %d: %w", pid, err)
+		return fmt.Errorf("process %d: %w", pid, errors.Join(err, unasked))
 	}
 	return nil
 }
