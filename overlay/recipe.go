@@ -67,10 +67,14 @@ func ReadRecipe(file string) (*Recipe, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseRecipe(file, text)
+}
+
+func parseRecipe(file string, text []byte) (*Recipe, error) {
 	var table recipeTable
 	dec := toml.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
-	err = dec.Decode(&table)
+	err := dec.Decode(&table)
 	var r *Recipe
 	if err == nil {
 		r, err = table.recipe()

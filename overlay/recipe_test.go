@@ -92,3 +92,25 @@ func TestRecipeNotBuiltYet(t *testing.T) {
 		t.Errorf("built: %v, %v", layers, err)
 	}
 }
+
+// Any text is a recipe that can be run, or one line that says what is wrong.
+func FuzzRecipe(f *testing.F) {
+	for _, text := range []string{
+		`command = "make"`, "command = [\"a\", \"b\"]\ntimeout = \"1h\"", "command = 1", "arch = [1]",
+		"command = \"x\"\npath = \"../..\"\n[env]\nA = \"b\"", "ignore = [\"[\"]", "x = {y = {z = []}}",
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		r, err := parseRecipe("package.toml", text)
+		if err != nil {
+			if !strings.HasPrefix(err.Error(), "package.toml:") {
+				t.Errorf("an error that doesn't name the file: %v", err)
+			}
+			return
+		}
+		if len(r.Command) == 0 || r.Timeout <= 0 || strings.HasPrefix(r.Path, "/") || strings.HasPrefix(r.Path, "../") {
+			t.Errorf("%q gives %+v", text, r)
+		}
+	})
+}

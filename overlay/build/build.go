@@ -54,9 +54,13 @@ func (s State) String() string {
 
 // Result is what came of one package.
 type Result struct {
-	Name   string
-	State  State
-	Ran    bool     // its command was run
+	Name  string
+	State State
+	Ran   bool // its command was run
+
+	// Disturbed says that inputs changed meanwhile, so that it will run again.
+	Disturbed bool
+
 	Output string   // host directory with the package's tree; of an earlier build, or "", when failed
 	Log    string   // host file with what the last command said
 	Tail   []string // its last lines, when failed

@@ -41,6 +41,19 @@ func (b *bench) Begin(name string) {
 // End implements [Observer].
 func (b *bench) End(Result) {}
 
+// need skips a test where the machine can't do it, loudly; not where
+// ROOTFS_TEST_REQUIRE demands it.
+func need(t *testing.T, capability string, has bool) {
+	t.Helper()
+	switch {
+	case has:
+	case slices.Contains(strings.Split(os.Getenv("ROOTFS_TEST_REQUIRE"), ","), capability):
+		t.Fatalf("this machine lacks %q, which ROOTFS_TEST_REQUIRE demands", capability)
+	default:
+		t.Skipf("SKIPPED: this machine lacks %q", capability)
+	}
+}
+
 // lay makes a project of packages with the given recipes.
 func lay(t *testing.T, recipes map[string]string) *bench {
 	t.Helper()
@@ -205,9 +218,8 @@ func TestProductsInTheFolderAreNoInputs(t *testing.T) {
 // A folder that is copied with what another build has left in it: git knows
 // what is no source.
 func TestProductsOfAnotherBuild(t *testing.T) {
-	if _, err := exec.LookPath("git"); err != nil {
-		t.Skip("SKIPPED: this machine lacks \"git\"")
-	}
+	_, err := exec.LookPath("git")
+	need(t, "git", err == nil)
 	b := lay(t, map[string]string{"p": likeMake})
 	b.write("user/apps/p/x.c", "one\n")
 	b.sh("git init -q; echo '*.o' >.gitignore; echo old >user/apps/p/x.o")
@@ -215,6 +227,29 @@ func TestProductsOfAnotherBuild(t *testing.T) {
 	b.want("again", b.build(), "p unchanged")
 	if said := b.log.String(); said != "" {
 		t.Errorf("said %q", said)
+	}
+}
+
+// make would take another architecture's objects for its own.
+func TestArchitecturesDontShareProducts(t *testing.T) {
+	b := lay(t, map[string]string{"p": `command = """
+[ x.o -nt x.c ] || echo $ARCH >x.o
+mkdir -p obj
+[ obj/x -nt x.c ] || echo $ARCH >obj/x
+cat x.o obj/x >$DESTDIR/x
+"""`})
+	b.write("user/apps/p/x.c", "one\n")
+	b.want("first", b.build(), "p built")
+	b.write("rootfs.toml", `arch = "riscv64"`)
+	b.want("another architecture", b.build(), "p built")
+	b.sh(`[ "$(xargs <.rootfs/packages/riscv64/p/x)" = "riscv64 riscv64" ]`)
+	b.want("again", b.build(), "p unchanged")
+	b.write("rootfs.toml", "")
+	b.want("back", b.build(), "p unchanged")
+	b.write("user/apps/p/unused.c", "")
+	b.want("to be built again", b.build(), "p built")
+	if got := b.read("p/x"); got != "x86_64\nx86_64\n" {
+		t.Errorf("for x86_64 there is %q", got)
 	}
 }
 
@@ -265,8 +300,8 @@ func TestFailuresSayWhy(t *testing.T) {
 		"wrong recipe":    {`comand = "true"`, `package.toml:1:1: unknown key "comand"; did you mean "command"?`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if strings.Contains(c.want, "may write only") && !canConfine() {
-				t.Skip("SKIPPED: this machine lacks Landlock")
+			if strings.Contains(c.want, "may write only") {
+				need(t, "landlock", canConfine())
 			}
 			// The project's folder decides what is outside.
 			b := lay(t, map[string]string{"p": c.recipe})
@@ -333,6 +368,10 @@ func TestToolVersionsAreInputs(t *testing.T) {
 	}
 	tool("2")
 	b.want("another version", b.build(), "p built")
+	tool("2; test $# = 0") // knows no --version
+	b.want("known by its content", b.build(), "p built")
+	tool("2; test $# -lt 1")
+	b.want("other content", b.build(), "p built")
 }
 
 func TestDependenciesThatAreNotBuiltHere(t *testing.T) {

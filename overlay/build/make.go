@@ -107,6 +107,9 @@ func (w *work) build(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, removeTree(staging)) }()
+	if err := w.rec.Products.age(w.folder, w.arch()); err != nil {
+		return err
+	}
 	root := filepath.Join(staging, "root")
 	if err := w.command(ctx, staging, root); err != nil {
 		return err
@@ -202,6 +205,7 @@ func (w *work) learn() error {
 		disturbed = w.rec.Products.adopt(gitIgnored(w.folder, disturbed), disturbed, after, w.inputs)
 	}
 	if len(disturbed) > 0 {
+		w.result.Disturbed = true
 		w.options.Logger.Warn(fmt.Sprintf("%s: changed while it was built, so it will be built again; if its own command changes it, name it under ignore in %s: %s",
 			w.Name, w.Recipe.File, some(disturbed)))
 	}

@@ -1,13 +1,20 @@
 package build
 
 import (
+	"errors"
+	"io/fs"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // products are what builds have left in a package's own folder, as make does:
 // no inputs, as long as nobody else writes to them.
 type products struct {
+	Arch  string               // that they were last made for
 	Files map[string]signature // as they were at the end of the build
 	Dirs  map[string]bool      // made by a build; all in them is its own
 }
@@ -16,9 +23,7 @@ type products struct {
 func (p *products) sources(l *listing) func(name string) bool {
 	return func(name string) bool {
 		made, ok := p.Files[name]
-		is := l.files[name]
-		// Who only changes its mode or owner doesn't make it an input.
-		return !ok || made.Size != is.Size || made.Mtime != is.Mtime
+		return !ok || !made.like(l.files[name])
 	}
 }
 
@@ -27,7 +32,7 @@ func (p *products) sources(l *listing) func(name string) bool {
 // It returns the inputs that were written to meanwhile, by the build itself or
 // by somebody else, in which case the build may not have seen them.
 func (p *products) learn(before, after *listing, inputs map[string]string, changed func(name string) bool) (disturbed []string) {
-	fresh := products{Files: make(map[string]signature), Dirs: make(map[string]bool)}
+	fresh := products{Arch: p.Arch, Files: make(map[string]signature), Dirs: make(map[string]bool)}
 	for dir := range after.dirs {
 		if p.Dirs[dir] || !before.dirs[dir] && !fresh.holds(dir) {
 			fresh.Dirs[dir] = true
@@ -63,6 +68,45 @@ func (p *products) learn(before, after *listing, inputs map[string]string, chang
 	*p = fresh
 	slices.Sort(disturbed)
 	return disturbed
+}
+
+// age makes the products that were made for another architecture older than
+// their sources, so that make makes them anew.
+func (p *products) age(folder, arch string) error {
+	old := p.Arch
+	p.Arch = arch
+	if old == "" || old == arch {
+		return nil
+	}
+	for name, made := range p.Files {
+		if is, err := sign(filepath.Join(folder, name)); err == nil && made.like(is) {
+			if err := makeOld(filepath.Join(folder, name)); err != nil {
+				return err
+			}
+		}
+	}
+	for dir := range p.Dirs {
+		err := filepath.WalkDir(filepath.Join(folder, dir), func(name string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			return makeOld(name)
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeOld gives a file or a symlink a time before any source's.
+func makeOld(name string) error {
+	old := unix.Timespec{Sec: 1}
+	err := unix.UtimesNanoAt(unix.AT_FDCWD, name, []unix.Timespec{old, old}, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return &os.PathError{Op: "utimensat", Path: name, Err: err}
+	}
+	return nil
 }
 
 // adopt takes those of disturbed inputs that are mine for the build's own, and

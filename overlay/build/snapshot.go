@@ -22,6 +22,10 @@ type signature struct {
 	Mode               uint32
 }
 
+// like tells whether a product is as it was. Who only changes its mode or
+// owner doesn't make it an input.
+func (s signature) like(t signature) bool { return s.Size == t.Size && s.Mtime == t.Mtime }
+
 // fileRecord is a file's content as it was when it had a signature.
 type fileRecord struct {
 	Signature signature

@@ -43,8 +43,12 @@ func toolVersion(ctx context.Context, name string, cache map[string]toolRecord) 
 	if ctx.Err() != nil {
 		return "", false, fmt.Errorf("%s --version doesn't end", name)
 	}
-	// A program without the option says something else, which is as good.
-	version = fmt.Sprintf("%s%v", out, err)
+	version = string(out)
+	if err != nil { // it doesn't know the option: its content must do
+		if version, err = hashFile(path, sig); err != nil {
+			return "", false, err
+		}
+	}
 	cache[name] = toolRecord{path, sig, version}
 	return version, true, nil
 }

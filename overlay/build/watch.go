@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -28,6 +29,7 @@ func Watch(ctx context.Context, p *overlay.Project, o Options, report func([]Res
 	}
 	defer events.Close() //nolint:errcheck // nothing was written
 	o.failures = &failures{keys: make(map[string]string), errs: make(map[string]error)}
+	disturbed := false
 	for {
 		// First, so that no change is missed.
 		now, err := overlay.Find(p.Root, p.Manifest.File)
@@ -45,12 +47,25 @@ func Watch(ctx context.Context, p *overlay.Project, o Options, report func([]Res
 			return nil
 		}
 		report(results, err)
+		again := slices.ContainsFunc(results, func(r Result) bool { return r.Disturbed })
+		if again && disturbed {
+			rest(ctx) // a command that changes its own sources would run without end
+		}
+		disturbed = again
 		if err := awaitChange(ctx, events); err != nil {
 			return err
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
+	}
+}
+
+// rest lets time pass.
+func rest(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(5 * time.Second):
 	}
 }
 
