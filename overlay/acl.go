@@ -113,7 +113,8 @@ func (t *Tree) setACL(n *Node, host string, value []byte, flags int) error {
 		if err != nil {
 			return err
 		}
-		return editMeta(fd, n.typ, func(m *meta) { m.mode = m.mode&^0o777 | perm })
+		_, err = editMeta(fd, n.typ, func(m *meta) { m.mode = m.mode&^0o777 | perm })
+		return err
 	})
 }
 

@@ -156,7 +156,8 @@ func (t *Tree) publishQuietly(work int, temp string, dir *Node, name string) err
 		return err
 	}
 	times := []unix.Timespec{st.Atim, st.Mtim}
-	return unix.UtimesNanoAt(up, "", times, unix.AT_EMPTY_PATH)
+	t.unfinished("a directory's time changed with a copy-up", unix.UtimesNanoAt(up, "", times, unix.AT_EMPTY_PATH))
+	return nil
 }
 
 // copyUp makes the file n part of the edits, with at most size bytes of its
@@ -265,17 +266,26 @@ func (t *Tree) installCopy(n *Node, snap *snapshot, work int, temp string, fd in
 	if err := t.dirUp(n.parent); err != nil {
 		return err
 	}
+	key := ""
 	if snap.m.nlink != 0 {
 		var lower unix.Stat_t
-		if ok, err := n.at.dir.stat(n.at.name, &lower); err != nil || !ok {
-			return errors.Join(err, unix.ESTALE)
+		ok, err := n.at.dir.stat(n.at.name, &lower)
+		if err == nil && !ok {
+			err = unix.ESTALE
 		}
-		if err := t.state.index.add(work, temp, indexKey(n.at.dir.layer, &lower)); err != nil {
+		if err != nil {
+			return err
+		}
+		key = indexKey(n.at.dir.layer, &lower)
+		if err := t.state.index.add(work, temp, key); err != nil {
 			return err
 		}
 		st.Nlink++
 	}
 	if err := t.publishQuietly(work, temp, n.parent, n.name); err != nil {
+		if key != "" {
+			err = errors.Join(err, t.state.index.remove(key))
+		}
 		return err
 	}
 	n.parent.dir.raise(n.name, t.edits)

@@ -63,13 +63,10 @@ func (t *Tree) make(dir *Node, name string, m meta, target string, e *Entry) (*N
 	n := &Node{typ: m.mode & unix.S_IFMT, at: place{up, name}}
 	t.setInEdits(n)
 	n.refs.Store(1)
-	fd, err := t.makeHost(dir, name, m, target)
+	a := attrs{m: m}
+	fd, err := t.makeHost(dir, name, m, target, &a.st)
 	if err != nil {
 		return nil, err
-	}
-	a := attrs{m: m}
-	if err := unix.Fstat(fd, &a.st); err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
 	}
 	n.hostIno = a.st.Ino
 	n.ino = up.layer.ino(&a.st)
@@ -144,17 +141,23 @@ func (t *Tree) inherit(dir *Node, m *meta) error {
 	return nil
 }
 
-// makeHost makes the host's entry for name and returns it open. What takes
-// more than one call is made in the work directory and gets its name by
-// rename, so that a crash leaves all of it or nothing.
-func (t *Tree) makeHost(dir *Node, name string, m meta, target string) (int, error) {
+// makeHost makes the host's entry for name and returns it open, its attributes
+// in st. What takes more than one call is made in the work directory and gets
+// its name by rename, so that a crash or an error leaves all of it or nothing.
+func (t *Tree) makeHost(dir *Node, name string, m meta, target string, st *unix.Stat_t) (int, error) {
 	up, err := dir.upper().open()
 	if err != nil {
 		return -1, err
 	}
 	defer dir.upper().close()
+	isDir := m.mode&unix.S_IFMT == unix.S_IFDIR
 	if m.implied() && !dir.dir.whitedOut(name) {
 		fd, err := makeEntry(up, name, m)
+		if err == nil {
+			if err = unix.Fstat(fd, st); err != nil {
+				err = errors.Join(err, unix.Close(fd), remove(up, name, isDir))
+			}
+		}
 		if !errors.Is(err, unix.EEXIST) {
 			return fd, err
 		}
@@ -175,16 +178,19 @@ func (t *Tree) makeHost(dir *Node, name string, m meta, target string) (int, err
 		if err == nil {
 			err = recordFd(fd, m, m.hostPerm())
 		}
-		isDir := m.mode&unix.S_IFMT == unix.S_IFDIR
 		if err == nil && isDir && dir.dir.whitedOut(name) {
 			err = setMark(fd, xattrOpaque, "y")
 		}
 		if err == nil {
-			err = publish(work, temp, up, name)
+			err = unix.Fstat(fd, st)
+		}
+		if err == nil {
+			err = t.publish(work, temp, up, name)
 		}
 		if err != nil {
 			return errors.Join(err, unix.Close(fd), remove(work, temp, isDir))
 		}
+		_ = unix.Fstat(fd, st) // again, for the ctime: a rename changes it
 		return nil
 	})
 	return fd, err
@@ -198,11 +204,15 @@ func makeEntry(dirfd int, name string, m meta) (int, error) {
 	if err := unix.Mkdirat(dirfd, name, m.hostPerm()); err != nil {
 		return -1, err
 	}
-	return openRetry(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	fd, err := openRetry(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return -1, errors.Join(err, remove(dirfd, name, true))
+	}
+	return fd, nil
 }
 
 // publish renames a work entry to its name, where at most a whiteout is.
-func publish(work int, temp string, up int, name string) error {
+func (t *Tree) publish(work int, temp string, up int, name string) error {
 	err := unix.Renameat(work, temp, up, name)
 	if !errors.Is(err, unix.ENOTDIR) {
 		return err
@@ -211,7 +221,16 @@ func publish(work int, temp string, up int, name string) error {
 	if err := unix.Renameat2(work, temp, up, name, unix.RENAME_EXCHANGE); err != nil {
 		return err
 	}
-	return unix.Unlinkat(work, temp, 0)
+	t.unfinished("a whiteout stays in the work directory", unix.Unlinkat(work, temp, 0))
+	return nil
+}
+
+// unfinished logs what couldn't be done after a change had taken effect. It is
+// nothing that shows as an entry.
+func (t *Tree) unfinished(what string, err error) {
+	if err != nil {
+		t.log.Warn(what, "cause", err)
+	}
 }
 
 func remove(dirfd int, name string, isDir bool) error {

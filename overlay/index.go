@@ -71,6 +71,22 @@ func (t *Tree) fromIndex(n *Node, a *attrs) error {
 	return nil
 }
 
+// remove takes back an entry of a copy that got no name.
+func (x *index) remove(key string) error {
+	fd, err := x.dir.open()
+	if err != nil {
+		return err
+	}
+	defer x.dir.close()
+	if err := unix.Unlinkat(fd, key, 0); err != nil {
+		return fmt.Errorf("index: %w", err)
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.keys, key)
+	return nil
+}
+
 // add links the work file temp into the index.
 func (x *index) add(work int, temp, key string) error {
 	if _, err := x.has(key); err != nil { // loads the keys

@@ -27,13 +27,13 @@ func (t *Tree) Link(n, dir *Node, name string) error {
 	if err := t.free(dir, name); err != nil {
 		return err
 	}
-	if err := t.linkHost(n, dir, name); err != nil {
+	// Before the link: a crash between leaves one too many, not one too few,
+	// with which the file would be taken for gone while it has a name.
+	if err := t.countLinks(n, 1); err != nil {
 		return err
 	}
-	if !n.is(tmpfile) {
-		if err := t.countLinks(n, 1); err != nil {
-			return err
-		}
+	if err := t.linkHost(n, dir, name); err != nil {
+		return errors.Join(err, t.countLinks(n, -1))
 	}
 	e := dirent{name: name, layer: t.edits, typ: uint8(n.typ >> 12)}
 	if n.at.dir == nil {
@@ -116,11 +116,12 @@ func (t *Tree) countLinks(n *Node, by int32) error {
 	if err := unix.Fstat(fd, &st); err != nil || st.Mode&metaFlag == 0 {
 		return err
 	}
-	return editMeta(fd, n.typ, func(m *meta) {
+	_, err = editMeta(fd, n.typ, func(m *meta) {
 		if m.nlink != 0 {
 			m.nlink = uint32(max(int32(m.nlink)+by, 1))
 		}
 	})
+	return err
 }
 
 // nameUp makes the name itself part of the edits, for a file that is there

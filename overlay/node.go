@@ -372,8 +372,11 @@ func (t *Tree) forget(n *Node) {
 	if t.watch != nil {
 		t.watch.remove(n)
 	}
-	if n.is(dead) && n.upper().layer.edit {
-		t.dirs.retire(&n.upper().h)
+	for _, part := range n.dir.stack {
+		// Not what links.go has attached, which is there for the next node.
+		if part.parent != nil && part.layer.hidden == nil {
+			t.dirs.retire(&part.h)
+		}
 	}
 }
 

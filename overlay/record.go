@@ -164,26 +164,44 @@ func isWhiteout(mode uint32) bool { return mode&unix.S_IFMT == unix.S_IFCHR }
 
 // recordFd gives the open host file fd the metadata m. old is its current
 // host mode. A directory keeps the flag once it has it, since its other marks
-// are looked for by it.
+// are looked for by it. The last call that can fail is the one that is seen.
 func recordFd(fd int, m meta, old uint32) error {
-	implied := m.implied() && (old&metaFlag == 0 || m.mode&unix.S_IFMT != unix.S_IFDIR)
+	flagged := old&metaFlag != 0
+	implied := m.implied() && (!flagged || m.mode&unix.S_IFMT != unix.S_IFDIR)
 	mode := m.hostPerm()
 	if !implied {
 		mode |= metaFlag
+	}
+	chmod := func() error {
+		if old&0o7777 == mode {
+			return nil
+		}
+		return unix.Fchmod(fd, mode)
+	}
+	set := func() error {
 		if err := unix.Fsetxattr(fd, xattrMeta, m.encode(), 0); err != nil {
 			return fmt.Errorf("record owner and mode: %w", err)
 		}
+		return nil
 	}
-	if old&0o7777 != mode {
-		if err := unix.Fchmod(fd, mode); err != nil {
+	switch {
+	case !implied && flagged: // the attribute is what counts
+		if err := chmod(); err != nil {
 			return err
 		}
-	}
-	if implied && old&metaFlag != 0 {
-		if err := unix.Fremovexattr(fd, xattrMeta); err != nil && !errors.Is(err, unix.ENODATA) {
+		return set()
+	case !implied: // the flag is
+		if err := set(); err != nil {
 			return err
 		}
+		return chmod()
+	case !flagged:
+		return chmod()
 	}
+	if err := chmod(); err != nil {
+		return err
+	}
+	_ = unix.Fremovexattr(fd, xattrMeta) // nobody reads it any more
 	return nil
 }
 

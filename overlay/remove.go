@@ -60,7 +60,8 @@ func (t *Tree) unlinkFile(n, dir *Node, name string) error {
 	if err := t.unlinkHost(dir, name); err != nil {
 		return err
 	}
-	return t.nameGone(n, dir, name, last)
+	t.nameGone(n, dir, name, last)
+	return nil
 }
 
 // victim looks up what is to be removed.
@@ -142,7 +143,7 @@ func (t *Tree) unlinkHost(dir *Node, name string) error {
 }
 
 // nameGone notes that the file n lost the name.
-func (t *Tree) nameGone(n, dir *Node, name string, last bool) error {
+func (t *Tree) nameGone(n, dir *Node, name string, last bool) {
 	e := dir.dir.alive(name)
 	e.dead, e.node = true, nil
 	if up := dir.upper(); n.at.dir == up && n.at.name == name {
@@ -155,9 +156,9 @@ func (t *Tree) nameGone(n, dir *Node, name string, last bool) error {
 	}
 	if last {
 		n.set(dead)
-		return nil
+		return
 	}
-	return t.countLinks(n, -1)
+	t.unfinished("a file's number of names stays one too high", t.countLinks(n, -1))
 }
 
 // Rmdir removes an empty directory.
@@ -253,9 +254,13 @@ func (t *Tree) rmdirHost(dir *Node, name string) error {
 			flags = unix.RENAME_EXCHANGE
 		}
 		if err := unix.Renameat2(up, name, work, temp, flags); err != nil {
+			if lower {
+				err = errors.Join(err, unix.Unlinkat(work, temp, 0))
+			}
 			return err
 		}
-		return t.clearWork(work, temp)
+		t.unfinished("a removed directory stays in the work directory", t.clearWork(work, temp))
+		return nil
 	})
 }
 

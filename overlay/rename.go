@@ -237,8 +237,8 @@ func (r *renaming) move() error {
 		if r.dst.dir != nil {
 			r.newDir.dir.alive(r.newName).node = nil
 			t.orphanDir(r.dst)
-		} else if err := t.nameGone(r.dst, r.newDir, r.newName, last); err != nil {
-			return err
+		} else {
+			t.nameGone(r.dst, r.newDir, r.newName, last)
 		}
 	}
 	r.newDir.dir.insert(moved)
@@ -261,7 +261,7 @@ func (t *Tree) renamed(n, oldDir *Node, oldName string, newDir *Node, newName st
 }
 
 // clearDst makes room for a directory: an empty one in the edits may hold
-// whiteouts, so an empty opaque one takes its place at once.
+// whiteouts, which an opaque one needs no more. It is as empty then as before.
 func (r *renaming) clearDst() error {
 	t := r.t
 	if err := t.keepDir(r.dst); err != nil {
@@ -270,24 +270,32 @@ func (r *renaming) clearDst() error {
 	if r.newDir.dir.alive(r.newName).layer != t.edits {
 		return nil
 	}
-	up, err := r.newDir.upper().open()
+	dst := r.dst.upper()
+	whiteouts, err := readNames(dst)
+	if err != nil || len(whiteouts) == 0 {
+		return err
+	}
+	fd, err := dst.open()
 	if err != nil {
 		return err
 	}
-	defer r.newDir.upper().close()
-	return t.inWork(func(work int, temp string) error {
-		fd, err := makeEntry(work, temp, meta{mode: unix.S_IFDIR | 0o755})
-		if err != nil {
+	defer dst.close()
+	return withDirFd(fd, ".", func(fd int) error {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
 			return err
 		}
-		err = errors.Join(setMark(fd, xattrOpaque, "y"), unix.Close(fd))
-		if err == nil {
-			err = unix.Renameat2(work, temp, up, r.newName, unix.RENAME_EXCHANGE)
+		if err := setMark(fd, xattrOpaque, "y"); err != nil {
+			return err
 		}
-		if err != nil {
-			return errors.Join(err, unix.Unlinkat(work, temp, unix.AT_REMOVEDIR))
+		r.dst.dir.stack = r.dst.dir.stack[:1]
+		for _, h := range whiteouts {
+			if err = unix.Unlinkat(fd, h.name, 0); err != nil {
+				break
+			}
 		}
-		return t.clearWork(work, temp)
+		// The directory stays as it is if it can't be replaced.
+		return errors.Join(err, unix.UtimesNanoAt(fd, "", []unix.Timespec{st.Atim, st.Mtim}, unix.AT_EMPTY_PATH))
 	})
 }
 
@@ -315,7 +323,8 @@ func (r *renaming) moveHost() error {
 	if lower {
 		return nil // where the whiteout is right
 	}
-	return unix.Unlinkat(from, r.oldName, 0)
+	r.t.unfinished("a whiteout stays that hides nothing", unix.Unlinkat(from, r.oldName, 0))
+	return nil
 }
 
 func (r *renaming) open() (from, to int, done func(), err error) {

@@ -90,17 +90,23 @@ func (t *Tree) setMeta(n *Node, c *Change) error {
 			m.mode = withoutSetID(m.mode)
 		}
 	}
-	err := t.change(n, func(fd int) error {
-		err := editMeta(fd, n.typ, edit)
-		if err == nil && c.Mode != nil {
+	return t.change(n, func(fd int) error {
+		was, err := editMeta(fd, n.typ, edit)
+		if err != nil {
+			return err
+		}
+		if c.Mode != nil {
 			err = chmodACL(fd, *c.Mode)
 		}
-		return err
+		if err == nil && chown && n.typ == unix.S_IFREG {
+			err = dropCapability(fd)
+		}
+		if err != nil {
+			_, back := editMeta(fd, n.typ, func(m *meta) { *m = was })
+			return errors.Join(err, back)
+		}
+		return nil
 	})
-	if err != nil || !chown || n.typ != unix.S_IFREG {
-		return err
-	}
-	return t.dropCapability(n)
 }
 
 // withoutSetID clears set-uid, and set-gid where it isn't a lock's sign.
@@ -112,14 +118,12 @@ func withoutSetID(mode uint32) uint32 {
 	return mode
 }
 
-func (t *Tree) dropCapability(n *Node) error {
-	return t.change(n, func(fd int) error {
-		err := unix.Fremovexattr(fd, xattrForeign+xattrCapability)
-		if errors.Is(err, unix.ENODATA) {
-			return nil
-		}
-		return err
-	})
+func dropCapability(fd int) error {
+	err := unix.Fremovexattr(fd, xattrForeign+xattrCapability)
+	if errors.Is(err, unix.ENODATA) {
+		return nil
+	}
+	return err
 }
 
 // KillSuid clears the set-id bits after a write by an unprivileged program.
@@ -136,19 +140,21 @@ func (t *Tree) KillSuid(n *Node) error {
 	return t.setMeta(n, &Change{KillSuid: true})
 }
 
-// editMeta changes the metadata of the open host entry fd.
-func editMeta(fd int, typ uint32, edit func(*meta)) error {
+// editMeta changes the metadata of the open host entry fd, and returns what it
+// was.
+func editMeta(fd int, typ uint32, edit func(*meta)) (was meta, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return err
+		return meta{}, err
 	}
 	m, err := metaOf(fd, st.Mode)
 	if err != nil {
-		return err
+		return meta{}, err
 	}
 	m.mode = typ | m.mode&^unix.S_IFMT // a placeholder's is the host's
+	was = m
 	edit(&m)
-	return recordFd(fd, m, st.Mode)
+	return was, recordFd(fd, m, st.Mode)
 }
 
 // change applies do to the host entry of n in the edits, copied up first.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,13 +20,15 @@ func TestPowerCutLeavesOldOrNew(t *testing.T) {
 	edits, syncs := 0, 0
 	for left := cuts; left > 0; left -= crashesAProject {
 		c := newCrashing(t)
-		c.powerCut = true
+		c.cut = new(atomic.Bool)
 		h := newLoopHost(t, filepath.Join(c.project, ".rootfs"))
 		c.crash = func() error {
 			pid, err := daemonPID(c.project)
 			if err != nil {
 				return err
 			}
+			c.cut.Store(true)
+			defer c.cut.Store(false)
 			return errors.Join(h.shutdown(), unix.Kill(pid, unix.SIGKILL), h.plugIn())
 		}
 		c.begin()
@@ -59,7 +62,8 @@ func newLoopHost(t *testing.T, dir string) *loopHost {
 
 func (h *loopHost) mount() error { return exec.Command("mount", "-o", "loop", h.image, h.dir).Run() }
 
-// unmount waits for a process that was killed and still has files open.
+// unmount waits for a process that was killed and still has files open. Another
+// mount namespace may go on holding the filesystem.
 func (h *loopHost) unmount() error {
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		if err := unix.Unmount(h.dir, 0); !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
@@ -81,9 +85,21 @@ func (h *loopHost) shutdown() error {
 	return errors.Join(unix.IoctlSetPointerInt(int(f.Fd()), ioctlShutdown, noLogFlush), f.Close())
 }
 
-// plugIn mounts again, which replays the journal, and has e2fsck look.
+// plugIn mounts again, which replays the journal, and has e2fsck look. It goes
+// on with a copy, which nobody else can hold.
 func (h *loopHost) plugIn() error {
-	if err := errors.Join(h.unmount(), h.mount(), h.unmount()); err != nil {
+	if err := h.unmount(); err != nil {
+		return err
+	}
+	next := h.image + "+"
+	if err := exec.Command("cp", "--sparse=always", h.image, next).Run(); err != nil {
+		return err
+	}
+	if err := os.Remove(h.image); err != nil {
+		return err
+	}
+	h.image = next
+	if err := errors.Join(h.mount(), h.unmount()); err != nil {
 		return err
 	}
 	if out, err := exec.Command("e2fsck", "-fn", h.image).CombinedOutput(); err != nil {
