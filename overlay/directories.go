@@ -88,10 +88,11 @@ func (d *Directories) checkUpper() error {
 	if err != nil {
 		return err
 	}
-	if work, err := mountID(d.Work); err != nil || work != upper {
-		return errors.Join(err, fmt.Errorf("workdir %s: must be in the same mount as upperdir %s: files move from one to the other", d.Work, d.Upper))
+	work, err := mountID(d.Work)
+	if err == nil && work != upper {
+		err = fmt.Errorf("workdir %s: must be in the same mount as upperdir %s: files move from one to the other", d.Work, d.Upper)
 	}
-	return nil
+	return err
 }
 
 // mountID tells mounts apart; statx(2).
@@ -264,6 +265,10 @@ func (d *Directories) takeUpper(dir string) error {
 // tree's root, and that the upper is ours.
 func markUpper(dir string, st *unix.Stat_t) error {
 	err := withDirFd(unix.AT_FDCWD, dir, func(fd int) error {
+		if _, err := unix.Fgetxattr(fd, xattrMeta, nil); err == nil && st.Mode&metaFlag != 0 {
+			// A crash came when only the mark was missing.
+			return unix.Fsetxattr(fd, xattrFormat, []byte(editsFormat), 0)
+		}
 		if err := unix.Fsetxattr(fd, xattrMeta, meta{mode: st.Mode, uid: st.Uid, gid: st.Gid}.encode(), 0); err != nil {
 			return err
 		}

@@ -131,6 +131,19 @@ func TestWorkBelongsToOneUpper(t *testing.T) {
 	}
 }
 
+func TestUpperIsTakenOverOnce(t *testing.T) {
+	d := directories(t, "user/apps/", "low/a one")
+	must(t, unix.Chmod(d.Upper, 0o710))
+	must(t, openDirectories(t, d).Close())
+	// As a crash leaves it, before the mark.
+	must(t, unix.Removexattr(d.Upper, xattrFormat))
+	tree := openDirectories(t, d)
+	var e Entry
+	if must(t, tree.Stat(tree.Root(), &e)); e.Mode != unix.S_IFDIR|0o710 {
+		t.Errorf("the root's mode is %o", e.Mode)
+	}
+}
+
 func TestForeignUpperIsRefused(t *testing.T) {
 	for _, c := range []struct{ make, want string }{
 		{"up/link ->x", "up/link is of the type and mode 120777"},
