@@ -43,12 +43,12 @@ func (t *Tree) Link(n, dir *Node, name string) error {
 		t.adopt(dir, name, n)
 		e.node = n
 	}
-	if n.is(tmpfile) {
-		n.unset(dead | tmpfile | orphan)
-		t.setInEdits(n)
-	} else {
+	if !n.is(tmpfile) {
 		t.register(n)
 	}
+	// It has a name in these edits, and is theirs as long as they are written.
+	n.unset(dead | tmpfile | orphan)
+	t.setInEdits(n)
 	dir.dir.insert(e)
 	return nil
 }

@@ -1,6 +1,8 @@
 package overlay
 
-import "testing"
+import (
+	"testing"
+)
 
 // A file that had two names is the same one by the name that is left.
 func TestLastNameOfALinkedFile(t *testing.T) {
@@ -16,5 +18,41 @@ func TestLastNameOfALinkedFile(t *testing.T) {
 	must(t, tree.Stat(n, &e)) // as who has it open
 	if e.Nlink != 0 {
 		t.Errorf("%d names", e.Nlink)
+	}
+}
+
+// A file that lost the name it was known by and got another is frozen by a
+// checkpoint as any.
+func TestCheckpointOfALinkedAgainFile(t *testing.T) {
+	tree := open(t, editProject(t))
+	etc := at(t, tree, "etc")
+	n, err := tree.Create(etc, "first", 0o644, Owner{}, nil)
+	must(t, err)
+	must(t, tree.Link(n, etc, "second"))
+	must(t, tree.Unlink(etc, "first"))
+	must(t, tree.Link(n, etc, "third"))
+	_, err = tree.Write(n, []byte("then"), 0)
+	must(t, err)
+	cp, err := tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	_, err = tree.Write(n, []byte("now!"), 0)
+	must(t, err)
+	must(t, tree.Rename(etc, "third", etc, "fourth", 0))
+	var e Entry
+	if must(t, tree.Stat(n, &e)); e.Nlink != 2 {
+		t.Errorf("%d names", e.Nlink)
+	}
+	frozen, err := Open(tree.Project(), Options{ReadOnly: true, Checkpoint: cp.ID})
+	must(t, err)
+	defer frozen.Close() //nolint:errcheck // it was only read
+	for path, want := range map[string]string{"etc/second": "then", "etc/third": "then"} {
+		if got, err := frozen.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%s at the checkpoint: %q, %v", path, got, err)
+		}
+	}
+	for path, want := range map[string]string{"etc/second": "now!", "etc/fourth": "now!"} {
+		if got, err := tree.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v", path, got, err)
+		}
 	}
 }
