@@ -38,7 +38,7 @@ const (
 // read a gigabyte to know. The file is the same while none of the fields has
 // changed; the inode change time catches a rewrite that sets the others back.
 type archiveRecord struct {
-	Path  string
+	Path  string // or an image's digest, which says it all
 	Size  int64
 	Mtime Time
 	Ctime Time
@@ -67,7 +67,10 @@ func unpackArchive(ctx context.Context, path, cache, arch string, log *slog.Logg
 		return c.layerDirs(rec.Layers)
 	}
 	log.Info("unpacking", "archive", path)
-	if err := c.unpack(ctx, rec, log); err != nil {
+	err = c.unpack(ctx, rec, func(tmp string) (*openedArchive, error) {
+		return openArchive(ctx, rec.Path, rec.Arch, tmp, log)
+	}, log)
+	if err != nil {
 		return nil, fmt.Errorf("archive %s: %w", path, err)
 	}
 	again, err := identifyArchive(path, arch)
@@ -166,12 +169,16 @@ func (c archiveCache) remember(rec *archiveRecord) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
+	return writeFileAtomically(file, b)
+}
+
+func writeFileAtomically(file string, content []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(file), ".tmp-*")
 	if err != nil {
 		return err
 	}
-	_, err = tmp.Write(b)
-	err = errors.Join(err, tmp.Close())
+	_, err = tmp.Write(content)
+	err = errors.Join(err, tmp.Chmod(0o644), tmp.Close())
 	if err == nil {
 		err = os.Rename(tmp.Name(), file)
 	}
@@ -204,8 +211,11 @@ func (c archiveCache) layerDirs(names []string) ([]string, error) {
 	return dirs, nil
 }
 
+// opener opens an archive; tmp is a directory for what must be kept meanwhile.
+type opener func(tmp string) (*openedArchive, error)
+
 // unpack fills in the layers of rec, having unpacked those that weren't there.
-func (c archiveCache) unpack(ctx context.Context, rec *archiveRecord, log *slog.Logger) error {
+func (c archiveCache) unpack(ctx context.Context, rec *archiveRecord, open opener, log *slog.Logger) error {
 	if err := os.MkdirAll(c.layersDir(), 0o755); err != nil {
 		return err
 	}
@@ -218,12 +228,12 @@ func (c archiveCache) unpack(ctx context.Context, rec *archiveRecord, log *slog.
 	if err != nil {
 		return err
 	}
-	err = c.unpackIn(ctx, tmp, rec, log)
+	err = c.unpackIn(ctx, tmp, rec, open, log)
 	return errors.Join(err, os.RemoveAll(tmp))
 }
 
-func (c archiveCache) unpackIn(ctx context.Context, tmp string, rec *archiveRecord, log *slog.Logger) error {
-	src, err := openArchive(ctx, rec.Path, rec.Arch, tmp, log)
+func (c archiveCache) unpackIn(ctx context.Context, tmp string, rec *archiveRecord, open opener, log *slog.Logger) error {
+	src, err := open(tmp)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ type Manifest struct {
 	Remove    []string `toml:"remove"`    // paths taken away from the layers below
 
 	Base struct {
-		Source string `toml:"source"` // a directory, rootfs tar, docker archive or OCI layout
+		Source string `toml:"source"` // a directory, rootfs tar, docker archive, OCI layout or image reference
 	} `toml:"base"`
 	Apps struct {
 		Path    string   `toml:"path"`

@@ -16,6 +16,10 @@ type Project struct {
 	Root     string // absolute, on the host
 	Manifest *Manifest
 
+	// Registry has the images that the manifest refers to; nil for none but
+	// those in the cache.
+	Registry Registry
+
 	directories *Directories // in place of what the folder holds; nil for a folder
 	state       *os.File     // StateDir, when it is open
 }
@@ -65,14 +69,22 @@ func (p *Project) reread() (*Project, error) {
 	if p.directories != nil {
 		return p, nil
 	}
+	var next *Project
+	var err error
 	if p.Manifest.File == "" {
-		return Find(p.Root, "")
+		next, err = Find(p.Root, "")
+	} else {
+		var m *Manifest
+		m, err = readManifest(p.Manifest.File)
+		if errors.Is(err, os.ErrNotExist) {
+			m, err = defaultManifest(), nil
+		}
+		next = &Project{Root: p.Root, Manifest: m}
 	}
-	m, err := readManifest(p.Manifest.File)
-	if errors.Is(err, os.ErrNotExist) {
-		m, err = defaultManifest(), nil
+	if next != nil {
+		next.Registry = p.Registry
 	}
-	return &Project{Root: p.Root, Manifest: m}, err
+	return next, err
 }
 
 func isProject(dir string) bool {
@@ -169,7 +181,7 @@ func (p *Project) layerSign(path string) bool {
 	if dir == apps || dir == p.BuiltDir() || name == resultLink || name == RecipeName {
 		return true
 	}
-	if path == filepath.Join(p.Root, ManifestName) || path == p.Manifest.File {
+	if path == filepath.Join(p.Root, ManifestName) || path == p.Manifest.File || path == p.LockFile() {
 		return true
 	}
 	for _, layer := range p.LayerDirs() {
@@ -239,6 +251,11 @@ func (p *Project) layers(log *slog.Logger) ([]*Layer, error) {
 	return all, nil
 }
 
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
 func isDir(path string) bool {
 	st, err := os.Stat(path)
 	return err == nil && st.IsDir()
@@ -278,9 +295,17 @@ func (p *Project) packageLayers(log *slog.Logger) ([]*Layer, error) {
 	return all, nil
 }
 
-// source makes the layers of a directory or an archive. The path itself may be
-// a link, which the project's owner made; nothing in it is followed.
+// source makes the layers of a directory, an archive or an image in a
+// registry. The path itself may be a link, which the project's owner made;
+// nothing in it is followed.
 func (p *Project) source(name, source string, log *slog.Logger) ([]*Layer, error) {
+	if p.isImage(source) {
+		dirs, err := p.unpackImage(context.Background(), source, log)
+		if err != nil {
+			return nil, fmt.Errorf("layer %s: %w", name, err)
+		}
+		return unpackedLayers(name, dirs)
+	}
 	path, err := filepath.EvalSymlinks(p.path(source))
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", name, err)
@@ -295,6 +320,11 @@ func (p *Project) source(name, source string, log *slog.Logger) ([]*Layer, error
 	if err != nil {
 		return nil, err
 	}
+	return unpackedLayers(name, dirs)
+}
+
+// unpackedLayers makes layers of directories in the cache, bottom to top.
+func unpackedLayers(name string, dirs []string) ([]*Layer, error) {
 	layers := make([]*Layer, len(dirs))
 	for i, dir := range dirs {
 		implicit, err := implicitDirs(dir)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/DragonOS-Community/rootfs/export"
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
@@ -222,7 +223,12 @@ func findProject(c *cli.Context) (*overlay.Project, error) {
 	if err != nil {
 		return nil, fmt.Errorf("working directory: %w", bare(err))
 	}
-	return overlay.Find(dir, c.Path("manifest"))
+	p, err := overlay.Find(dir, c.Path("manifest"))
+	if err != nil {
+		return nil, err
+	}
+	p.Registry = export.NewRegistry()
+	return p, nil
 }
 
 // logger returns what libraries report to: lines on w as -q and -v want them.
