@@ -279,8 +279,8 @@ func (t *Tree) Tmpfile(dir *Node, mode uint32, o Owner, e *Entry) (*Node, error)
 		return nil, err
 	}
 	a := attrs{m: m}
-	if err = unix.Fstat(fd, &a.st); err == nil {
-		err = recordFd(fd, m, a.st.Mode)
+	if err = recordFd(fd, m, m.hostPerm()); err == nil {
+		err = unix.Fstat(fd, &a.st)
 	}
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
