@@ -123,7 +123,8 @@ func (r *mountRequest) serve() (err error) {
 		defer control.stop()
 		ended = control.ended
 	}
-	go r.unmountOnSignal(server, signals)
+	gone := make(chan struct{})
+	go r.unmountOnSignal(server, signals, gone)
 	if isDaemon() {
 		if err := detach(r.project); err != nil {
 			return errors.Join(err, server.Unmount())
@@ -134,6 +135,7 @@ func (r *mountRequest) serve() (err error) {
 	select {
 	case <-server.Done():
 	case <-ended:
+	case <-gone:
 	}
 	return nil
 }
@@ -156,7 +158,7 @@ func (r *mountRequest) notMounted() error {
 		return nil
 	}
 	if !r.control {
-		return fmt.Errorf("upperdir and workdir are in use, by process %d, which has them mounted on %s, here or in another mount namespace: unmount that first",
+		return fmt.Errorf("upperdir and workdir are in use, by process %d, which has them mounted on %s, here or in another mount namespace: unmount that, or end the process",
 			state.PID, quoted(state.Mountpoint))
 	}
 	return fmt.Errorf("the project is mounted already, on %s, by process %d; end that with: rootfs umount %[1]s",
@@ -197,12 +199,19 @@ func (r *mountRequest) open() (*overlay.Tree, error) {
 }
 
 // unmountOnSignal ends the mount when a signal asks for it. A mount in use
-// stays: what its users write then must not vanish.
-func (r *mountRequest) unmountOnSignal(server *fusefs.Server, signals <-chan os.Signal) {
+// stays: what its users write then must not vanish. One that is unmounted here
+// and lives on in other namespaces is given up, and gone closed.
+func (r *mountRequest) unmountOnSignal(server *fusefs.Server, signals <-chan os.Signal, gone chan<- struct{}) {
 	for range signals {
-		if err := server.Unmount(); err != nil {
-			r.log.Debug("unmount", "cause", err)
-			r.log.Error(oneLine(busyError(r.dir)))
+		err := server.Unmount()
+		if err == nil {
+			continue
 		}
+		r.log.Debug("unmount", "cause", err)
+		if m, err := mountAt(r.dir); err == nil && (m == nil || m.Type != fsType) {
+			close(gone)
+			return
+		}
+		r.log.Error(oneLine(busyError(r.dir)))
 	}
 }
