@@ -20,6 +20,7 @@ type Project struct {
 	// those in the cache.
 	Registry Registry
 
+	partly      bool         // packages that aren't built yet are left out
 	directories *Directories // in place of what the folder holds; nil for a folder
 	state       *os.File     // StateDir, when it is open
 }
@@ -276,11 +277,12 @@ func (p *Project) packageLayers(log *slog.Logger) ([]*Layer, error) {
 	for _, pk := range pkgs {
 		source := pk.path
 		if pk.kind == pkgRecipe {
-			if source, err = p.built(pk); err != nil {
-				return nil, err
-			}
-			if source == "" {
+			source, err = p.built(pk)
+			if source == "" && (err == nil || p.partly) {
 				continue
+			}
+			if err != nil {
+				return nil, err
 			}
 		}
 		layers, err := p.source(m.Apps.Path+"/"+pk.name, source, log)

@@ -193,6 +193,7 @@ func (t *Tree) relayer(out *news) error {
 	if err != nil {
 		return err
 	}
+	p.partly = true // a recipe that is being written must not hold up the rest
 	layers, err := p.layers(t.log)
 	if err != nil {
 		return err

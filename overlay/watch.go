@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -71,6 +72,9 @@ func (t *Tree) Watch(notify Notifier) error {
 
 // watchLayers watches where layers come and go.
 func (w *watcher) watchLayers() {
+	if p := w.tree.project; p.directories == nil && isDir(p.AppsDir()) {
+		_ = os.MkdirAll(p.BuiltDir(), 0o755) // a first build must be seen; where it can't be made, none is
+	}
 	for _, dir := range w.tree.project.watchDirs() {
 		w.watchPath(dir)
 	}

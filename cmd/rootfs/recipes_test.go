@@ -71,6 +71,22 @@ func TestMountShowsWhatIsBuilt(t *testing.T) {
 	t.Logf("new package seen after %v", sees(t, mnt, `[ "$(cat late)" = late ]`))
 }
 
+// A recipe that comes while the project is mounted holds up nothing, and shows
+// when it is built.
+func TestFirstRecipeOfAMount(t *testing.T) {
+	need(t, "fuse")
+	project := layProject(t, "-- user/apps/tree/opt/file --\none\n")
+	mnt, _ := mountProject(t, project)
+	sh(t, mnt, `[ "$(cat opt/file)" = one ]`)
+	sh(t, project, `mkdir user/apps/new; echo 'command = ' >user/apps/new/package.toml; sleep .1`)
+	sh(t, project, `mkdir user/apps/tree/srv; echo two >user/apps/tree/srv/file`)
+	sees(t, mnt, `[ "$(cat srv/file)" = two ]`)
+	sh(t, project, `echo 'command = "echo new >$DESTDIR/new"' >user/apps/new/package.toml; rootfs -q build`)
+	sees(t, mnt, `[ "$(cat new)" = new ]`)
+	sh(t, project, `rm -r user/apps/new; rootfs -q build`)
+	sees(t, mnt, `! test -e new`)
+}
+
 func TestWatchBuildsWhatChanges(t *testing.T) {
 	need(t, "fuse")
 	project := layProject(t, greeting)

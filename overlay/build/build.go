@@ -95,7 +95,7 @@ func Run(ctx context.Context, p *overlay.Project, o Options) (results []Result, 
 	}
 	results, err = b.run(ctx, pkgs)
 	if len(o.Names) == 0 {
-		err = errors.Join(err, prune(p.BuiltDir(), pkgs))
+		err = errors.Join(err, prune(p.BuiltDir(), pkgs), forget(p))
 	}
 	return results, err
 }
@@ -163,6 +163,32 @@ func prune(dir string, pkgs []overlay.Package) error {
 		if !known[link.Name()] {
 			err = errors.Join(err, os.Remove(filepath.Join(dir, link.Name())))
 		}
+	}
+	return err
+}
+
+// forget removes what is remembered and kept of packages that are gone.
+func forget(p *overlay.Project) error {
+	records, err := os.ReadDir(filepath.Join(p.StateDir(), "builds"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, record := range records {
+		name := record.Name()
+		if _, statErr := os.Lstat(filepath.Join(p.AppsDir(), name, overlay.RecipeName)); !errors.Is(statErr, fs.ErrNotExist) {
+			continue
+		}
+		file := recordFile(p, name)
+		rec := readRecord(file)
+		if len(rec.Done) == 0 {
+			continue // of a package that isn't built but depended on
+		}
+		for arch, builds := range rec.Done {
+			for _, d := range builds {
+				err = errors.Join(err, removeTree(outputDir(p, arch, d.Output)))
+			}
+		}
+		err = errors.Join(err, os.Remove(file))
 	}
 	return err
 }

@@ -412,7 +412,10 @@ func TestOutputsAreBoundedAndUnneededLinksGo(t *testing.T) {
 	b.sh(fmt.Sprintf(`[ $(ls -d .rootfs/outputs/x86_64/p-* | wc -l) = %d ]`, keep))
 	b.write("user/apps/q/package.toml", "arch = \"riscv64\"\ncommand = \"true\"")
 	b.want("for another architecture", b.build(), "p unchanged")
-	b.sh(`[ "$(ls .rootfs/packages/x86_64)" = p ]`)
+	b.sh(`[ "$(ls .rootfs/packages/x86_64)" = p ]; ls -d .rootfs/outputs/x86_64/q-*`)
+	b.sh("rm -r user/apps/q")
+	b.want("gone", b.build(), "p unchanged")
+	b.sh(`! ls -d .rootfs/outputs/x86_64/q-* 2>/dev/null; [ "$(ls .rootfs/builds)" = p ]`)
 }
 
 func TestInterruptedBuildEndsItsCommand(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // work is the making of one package.
@@ -76,8 +78,10 @@ func (w *work) key() string {
 	return key(w.Recipe, w.arch(), w.tools, w.inputs, w.needs)
 }
 
-func (w *work) outputDir(output string) string {
-	return filepath.Join(w.project.StateDir(), "outputs", w.arch(), output)
+func (w *work) outputDir(output string) string { return outputDir(w.project, w.arch(), output) }
+
+func outputDir(p *overlay.Project, arch, output string) string {
+	return filepath.Join(p.StateDir(), "outputs", arch, output)
 }
 
 // reuse makes an output of an earlier build the package's.
