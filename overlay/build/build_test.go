@@ -193,6 +193,7 @@ func TestProductsInTheFolderAreNoInputs(t *testing.T) {
 		{"cleaned by hand", "rm -r user/apps/p/obj user/apps/p/x.o", "p unchanged", ""},
 		{"a source", "echo two >user/apps/p/x.c", "p built", ""},
 		{"again", "", "p unchanged", ""},
+		{"a source in a folder that the build made", "mkdir -p user/apps/p/obj; echo 1 >user/apps/p/obj/x.h", "p built", ""},
 		{"product made by hand, as with make", "echo hand >user/apps/p/x.o", "p built", ""},
 		{"again", "", "p unchanged", ""},
 		{"a source, and the product anew with it", "echo three >user/apps/p/x.c", "p built", ""},
@@ -222,9 +223,11 @@ func TestProductsOfAnotherBuild(t *testing.T) {
 	need(t, "git", err == nil)
 	b := lay(t, map[string]string{"p": likeMake})
 	b.write("user/apps/p/x.c", "one\n")
-	b.sh("git init -q; echo '*.o' >.gitignore; echo old >user/apps/p/x.o")
+	b.sh("git init -q; printf '*.o\\nobj\\n' >.gitignore; echo old >user/apps/p/x.o")
 	b.want("first", b.build(), "p built")
 	b.want("again", b.build(), "p unchanged")
+	b.sh("echo more >user/apps/p/obj/more")
+	b.want("in a folder that git ignores", b.build(), "p unchanged")
 	if said := b.log.String(); said != "" {
 		t.Errorf("said %q", said)
 	}

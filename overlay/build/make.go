@@ -118,8 +118,6 @@ func (w *work) build(ctx context.Context) (err error) {
 	if err := w.command(ctx, staging, root); err != nil {
 		return err
 	}
-	// What the command left in its own folder is looked at after it in any
-	// case; only then can the output be trusted to be of these inputs.
 	if err := w.learn(); err != nil {
 		return err
 	}
@@ -192,7 +190,8 @@ func (w *work) learn() error {
 		return err
 	}
 	var bad error
-	disturbed := w.rec.Products.learn(w.before, after, w.inputs, func(name string) bool {
+	ignored := gitIgnored(w.folder, newDirs(w.before, after))
+	disturbed := w.rec.Products.learn(after, ignored, w.inputs, func(name string) bool {
 		sig := after.files[name]
 		if sig == w.before.files[name] {
 			return false

@@ -16,7 +16,7 @@ import (
 type products struct {
 	Arch  string               // that they were last made for
 	Files map[string]signature // as they were at the end of the build
-	Dirs  map[string]bool      // made by a build; all in them is its own
+	Dirs  map[string]bool      // that git ignores; all in them is the build's
 }
 
 // sources makes a test for the files of a listing that are inputs.
@@ -27,16 +27,31 @@ func (p *products) sources(l *listing) func(name string) bool {
 	}
 }
 
+// newDirs lists the directories that a build has made, without those in them.
+func newDirs(before, after *listing) []string {
+	var dirs []string
+	for dir := range after.dirs {
+		if up := path.Dir(dir); !before.dirs[dir] && (up == "." || before.dirs[up]) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
 // learn compares a folder before a build, where inputs were its inputs, and
-// after. changed tells whether the content of an input is another than before.
+// after. ignored are the new directories in which nobody keeps sources.
+// changed tells whether the content of an input is another than before.
 // It returns the inputs that were written to meanwhile, by the build itself or
 // by somebody else, in which case the build may not have seen them.
-func (p *products) learn(before, after *listing, inputs map[string]string, changed func(name string) bool) (disturbed []string) {
+func (p *products) learn(after *listing, ignored []string, inputs map[string]string, changed func(name string) bool) (disturbed []string) {
 	fresh := products{Arch: p.Arch, Files: make(map[string]signature), Dirs: make(map[string]bool)}
-	for dir := range after.dirs {
-		if p.Dirs[dir] || !before.dirs[dir] && !fresh.holds(dir) {
+	for dir := range p.Dirs {
+		if after.dirs[dir] {
 			fresh.Dirs[dir] = true
 		}
+	}
+	for _, dir := range ignored {
+		fresh.Dirs[dir] = true
 	}
 	for name, sig := range after.files {
 		was, known := p.Files[name]

@@ -26,7 +26,7 @@ type builder struct {
 // closed.
 type unit struct {
 	overlay.Package
-	needs []*unit // direct and indirect dependencies, by name
+	needs []*unit // direct and indirect dependencies
 	used  bool    // another package depends on it
 
 	done   chan struct{}
