@@ -54,7 +54,7 @@ say "$(find mnt | wc -l) entries; nothing was copied"
 step "Rebuild: one source changes, the mount follows"
 show sed -i 's/hello from/greetings from/' user/apps/hello/hello.c
 show rootfs build
-for try in $(seq 20); do # a second at most
+for _ in $(seq 20); do # a second at most
 	mnt/usr/bin/hello | grep -q '^greetings from' && break
 	sleep .05
 done
