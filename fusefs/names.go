@@ -1,6 +1,8 @@
 package fusefs
 
 import (
+	"errors"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
@@ -19,6 +21,9 @@ func (f *filesystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *
 	// which looking the new name up gives.
 	var e overlay.Entry
 	n, err := f.tree.Lookup(dir, name, &e)
+	if err != nil {
+		err = errors.Join(err, f.tree.Unlink(dir, name)) // what failed must not be there
+	}
 	return f.made("link", in.NodeId, n, &e, err, out)
 }
 

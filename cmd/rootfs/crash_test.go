@@ -204,3 +204,26 @@ func awaitDaemonsEnd(project string) error {
 	}
 	return wait(10 * time.Second)
 }
+
+// The check after a crash can fail: on each kind of loss.
+func TestCrashCheckSeesLosses(t *testing.T) {
+	need(t, "xattr")
+	for _, loss := range []string{
+		`rm a`, `rm -r d`, `: >b`, `printf x | dd of=b bs=1 seek=9 conv=notrunc status=none`, `head -c 100 /dev/zero >>b`,
+		`chmod 600 a`, `ln -sf '' s 2>/dev/null || ln -sf b s`, `cp k l; mv l k`, `: >temp`, `mv d e`, `setfattr -n user.note -v x b`,
+	} {
+		dir := filepath.Join(t.TempDir(), "w")
+		state, err := layCrashLayer(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &crashWriter{dir: dir, states: []crashState{state}, cut: new(atomic.Bool)}
+		if err := w.check(); err != nil {
+			t.Fatalf("nothing was lost: %v", err)
+		}
+		sh(t, dir, loss)
+		if w.check() == nil {
+			t.Errorf("%s: not seen", loss)
+		}
+	}
+}

@@ -21,6 +21,7 @@ var capabilities = map[string]func() bool{
 	"busybox": func() bool {
 		return found("busybox") && exec.Command("sh", "-c", `! ldd "$(command -v busybox)"`).Run() == nil
 	},
+	"seccomp":   canSupervise,
 	"fsck":      func() bool { return found("e2fsck") },
 	"overlayfs": kernelOverlay,
 	"cc":        func() bool { return found("gcc") && found("make") },

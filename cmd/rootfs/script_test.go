@@ -18,7 +18,7 @@ import (
 // The test binary is the program too: with it in PATH as "rootfs", scripts
 // and tests start real processes, daemons among them.
 func TestMain(m *testing.M) {
-	testscript.Main(checked{m}, map[string]func(){"rootfs": main, "mount.fuse.rootfs": main})
+	testscript.Main(checked{m}, map[string]func(){"rootfs": main, "mount.fuse.rootfs": main, "supervised": supervised})
 }
 
 // userCache is the person's cache, which outlives a run of the tests.
