@@ -113,7 +113,7 @@ type supervisor struct {
 	calls []uintptr // which are counted
 	left  int       // of them, until one fails; 0 for none
 	errno unix.Errno
-	hit   string // the one that failed
+	hit   uintptr // the one that failed; 0 for none yet
 }
 
 // superviseCommand makes cmd run under a supervisor, which is there when start
@@ -198,11 +198,11 @@ func (s *supervisor) ioctl(command uintptr, p unsafe.Pointer) error {
 func (s *supervisor) failAt(n int, calls []uintptr, errno unix.Errno) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.left, s.calls, s.errno, s.hit = n, calls, errno, ""
+	s.left, s.calls, s.errno, s.hit = n, calls, errno, 0
 }
 
-// failed returns the call that failed, "" for none, and lets all others be.
-func (s *supervisor) failed() string {
+// failed returns the call that failed, 0 for none, and lets all others be.
+func (s *supervisor) failed() uintptr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.left = 0
@@ -219,7 +219,7 @@ func (s *supervisor) fails(nr uintptr) bool {
 	if s.left > 0 {
 		return false
 	}
-	s.hit = fmt.Sprintf("call %d", nr)
+	s.hit = nr
 	return true
 }
 
@@ -227,5 +227,5 @@ func (s *supervisor) fails(nr uintptr) bool {
 func (s *supervisor) again() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.left, s.hit = 1, ""
+	s.left, s.hit = 1, 0
 }
