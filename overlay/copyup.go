@@ -29,7 +29,7 @@ func (t *Tree) snapshot(n *Node) (*snapshot, error) {
 	s := &snapshot{m: meta{mode: e.Mode, uid: e.UID, gid: e.GID, rdev: e.Rdev, origin: n.ino}}
 	s.times[0] = unix.Timespec{Sec: e.Atime.Sec, Nsec: int64(e.Atime.Nsec)}
 	s.times[1] = unix.Timespec{Sec: e.Mtime.Sec, Nsec: int64(e.Mtime.Nsec)}
-	if n.dir == nil && e.Nlink > 1 {
+	if n.dir == nil && (e.Nlink > 1 || n.parent == nil && !n.is(dead)) {
 		s.m.nlink = e.Nlink
 	}
 	var err error
@@ -256,31 +256,33 @@ func (t *Tree) installCopy(n *Node, snap *snapshot, work int, temp string, fd in
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n.parent == nil { // its name went while its content was copied
+	if n.parent == nil && n.is(dead) { // its name went while its content was copied
 		if err := unix.Unlinkat(work, temp, 0); err != nil {
 			return err
 		}
 		t.rehome(n, place{}, &st, fd)
 		return nil
 	}
-	if err := t.dirUp(n.parent); err != nil {
-		return err
-	}
 	key := ""
 	if snap.m.nlink != 0 {
-		var lower unix.Stat_t
-		ok, err := n.at.dir.stat(n.at.name, &lower)
-		if err == nil && !ok {
-			err = unix.ESTALE
-		}
-		if err != nil {
+		var err error
+		if key, err = t.keyOf(n); err != nil {
 			return err
 		}
-		key = indexKey(n.at.dir.layer, &lower)
 		if err := t.state.index.add(work, temp, key); err != nil {
 			return err
 		}
 		st.Nlink++
+	}
+	if n.parent == nil { // it has names that nobody has looked up; they find it
+		if err := unix.Unlinkat(work, temp, 0); err != nil {
+			return err
+		}
+		t.rehome(n, place{t.state.index.dir, key}, &st, fd)
+		return nil
+	}
+	if err := t.dirUp(n.parent); err != nil {
+		return err
 	}
 	if err := t.publishQuietly(work, temp, n.parent, n.name); err != nil {
 		if key != "" {
@@ -291,6 +293,25 @@ func (t *Tree) installCopy(n *Node, snap *snapshot, work int, temp string, fd in
 	n.parent.dir.raise(n.name, t.edits)
 	t.rehome(n, place{n.parent.upper(), n.name}, &st, fd)
 	return nil
+}
+
+// keyOf is what the copy of n is called in an index. t.mu is held.
+func (t *Tree) keyOf(n *Node) (string, error) {
+	var st unix.Stat_t
+	if n.at.dir == nil {
+		fd, h, err := t.fileLocked(n)
+		if err != nil {
+			return "", err
+		}
+		defer t.files.put(h)
+		err = unix.Fstat(fd, &st)
+		return indexKey(t.edits, &st), err
+	}
+	ok, err := n.at.dir.stat(n.at.name, &st)
+	if err == nil && !ok {
+		err = unix.ESTALE
+	}
+	return indexKey(n.at.dir.layer, &st), err
 }
 
 // rehome moves n to its copy, which is open as fd.

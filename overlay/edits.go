@@ -111,6 +111,11 @@ func (t *Tree) prepareState(dir string) error {
 	if err != nil || len(stack) == 0 {
 		return err
 	}
+	for _, id := range stack {
+		if err := dropReplaced(dir, id); err != nil {
+			return err
+		}
+	}
 	work := filepath.Join(dir, stack[len(stack)-1], "work")
 	if err := setAside(work); err != nil {
 		return err
@@ -187,9 +192,17 @@ func editsStack(dir string) ([]string, error) {
 	}
 	var stack []string
 	for _, e := range entries { // sorted by name, and the names are of one length
-		if _, err := strconv.ParseUint(e.Name(), 10, 32); err == nil && e.IsDir() {
-			stack = append(stack, e.Name())
+		if _, err := strconv.ParseUint(e.Name(), 10, 32); err != nil || !e.IsDir() {
+			continue
 		}
+		replaced, err := os.ReadFile(filepath.Join(dir, e.Name(), replacesFile))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		if n := len(stack); n > 0 && stack[n-1] == string(replaced) {
+			stack = stack[:n-1]
+		}
+		stack = append(stack, e.Name())
 	}
 	return stack, nil
 }

@@ -56,3 +56,33 @@ func TestCheckpointOfALinkedAgainFile(t *testing.T) {
 		}
 	}
 }
+
+// A file is frozen by a checkpoint also when the name is gone by which the
+// edits had it, and another is left.
+func TestCheckpointOfAnotherName(t *testing.T) {
+	for _, known := range []string{"first", "second"} {
+		tree := open(t, editProject(t))
+		etc := at(t, tree, "etc")
+		n, err := tree.Create(etc, "first", 0o644, Owner{}, nil)
+		must(t, err)
+		must(t, tree.Link(n, etc, "other"))
+		must(t, tree.Rename(etc, "other", etc, "second", 0))
+		gone := map[string]string{"first": "second", "second": "first"}[known]
+		must(t, tree.Unlink(etc, gone))
+		_, err = tree.Write(n, []byte("then"), 0)
+		must(t, err)
+		cp, err := tree.Checkpoint(Checkpoint{})
+		must(t, err)
+		_, err = tree.Write(n, []byte("now!"), 0)
+		must(t, err)
+		if got, err := tree.ReadFile("etc/" + known); err != nil || string(got) != "now!" {
+			t.Errorf("%s: %q, %v", known, got, err)
+		}
+		frozen, err := Open(tree.Project(), Options{ReadOnly: true, Checkpoint: cp.ID})
+		must(t, err)
+		if got, err := frozen.ReadFile("etc/" + known); err != nil || string(got) != "then" {
+			t.Errorf("%s at the checkpoint: %q, %v", known, got, err)
+		}
+		must(t, frozen.Close())
+	}
+}

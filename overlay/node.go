@@ -66,7 +66,7 @@ func (n *Node) unset(s uint32)   { n.state.And(^s) }
 // so that it can be changed where it is.
 func (t *Tree) inEdits(n *Node) bool {
 	s := n.state.Load()
-	return s&orphan != 0 || s>>epochShift == t.epoch.Load()
+	return s&(orphan|dead) == orphan|dead || s>>epochShift == t.epoch.Load()
 }
 
 // setInEdits notes that it is. t.mu is held exclusively, or n is new.
@@ -240,7 +240,8 @@ func (t *Tree) makeNode(d *directory, name string, l *Layer, a *attrs) (*Node, e
 		t.setInEdits(n)
 	}
 	if n.typ != unix.S_IFDIR {
-		if a.st.Nlink > 1 && part.layer != t.edits {
+		// A frozen file may have lost its other names on the host.
+		if part.layer != t.edits && (a.st.Nlink > 1 || part.layer.edit) {
 			if err := t.fromIndex(n, a); err != nil {
 				return nil, err
 			}

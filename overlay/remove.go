@@ -158,6 +158,14 @@ func (t *Tree) nameGone(n, dir *Node, name string, last bool) {
 		n.set(dead)
 		return
 	}
+	if n.at.dir == nil && n.parent != nil {
+		err := t.nameUp(n, n.parent, n.name)
+		if err == nil {
+			n.at = place{n.parent.upper(), n.name}
+			n.unset(orphan)
+		}
+		t.unfinished("a file is kept by its descriptor", err)
+	}
 	t.unfinished("a file's number of names stays one too high", t.countLinks(n, -1))
 }
 

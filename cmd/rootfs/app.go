@@ -96,7 +96,7 @@ func newApp(std streams) *cli.App {
 	commands := []*cli.Command{
 		mountCommand(std), umountCommand(), statusCommand(std), exportCommand(std),
 		buildCommand(std), watchCommand(std), whichCommand(std), conflictsCommand(std), sizeCommand(std),
-		checkpointCommand(std), logCommand(std), restoreCommand(std),
+		checkpointCommand(std), logCommand(std), restoreCommand(std), gcCommand(std),
 		nodeCommand(std), setcapCommand(std), chownCommand(std), imageCommand(std), versionCommand(std),
 	}
 	for _, c := range commands {

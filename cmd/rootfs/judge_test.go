@@ -107,6 +107,10 @@ func (j *judgement) run() {
 	j.mount()
 	j.compare("mounted again")
 	j.command("umount", "mnt")
+	j.command("gc", "--all")
+	j.mount()
+	j.compare("without its checkpoint")
+	j.command("umount", "mnt")
 	if diff := differing(layers, j.layers()); diff != "" {
 		j.t.Fatalf("the layers were changed:\n%s", diff)
 	}
