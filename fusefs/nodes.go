@@ -2,8 +2,10 @@ package fusefs
 
 import (
 	"math/bits"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
@@ -23,6 +25,11 @@ type nodes struct {
 	// here. An empty chunk is nil: the memory of a million forgotten nodes
 	// returns.
 	chunks atomic.Pointer[[]*atomic.Pointer[chunk]]
+
+	// tidy gives memory back to the system when many nodes have been forgotten:
+	// left to itself, an idle Go program keeps it for minutes.
+	tidy      *time.Timer
+	forgotten atomic.Int64
 
 	mu         sync.Mutex // guards all below, and every slot but for slot.node
 	open       []uint32   // places of the chunks that have a free slot, or are nil
@@ -47,7 +54,8 @@ type slot struct {
 const rootID = 1
 
 func newNodes(root *overlay.Node, release func(*overlay.Node, uint64)) *nodes {
-	ns := &nodes{root: root, release: release}
+	ns := &nodes{root: root, release: release, tidy: time.AfterFunc(time.Hour, debug.FreeOSMemory)}
+	ns.tidy.Stop()
 	ns.chunks.Store(new([]*atomic.Pointer[chunk]))
 	root.Tag.Store(ns.place(root))
 	return ns
@@ -123,8 +131,14 @@ func (ns *nodes) forget(id, refs uint64) {
 	}
 	if n, refs := ns.drop(id, refs); n != nil {
 		ns.release(n, refs)
+		if ns.forgotten.Add(1)%manyNodes == 0 {
+			ns.tidy.Reset(time.Second)
+		}
 	}
 }
+
+// manyNodes are some 20 MiB.
+const manyNodes = 1 << 16
 
 // drop takes refs references out of the table. The caller releases them
 // outside the lock. A lookup may find the node again before that: it then

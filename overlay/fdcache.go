@@ -90,6 +90,15 @@ func (c *fdCache) retire(h *handle) {
 	}
 }
 
+// drop closes h unless it is in use. It may be opened again.
+func (c *fdCache) drop(h *handle) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h.users == 0 {
+		c.close(h)
+	}
+}
+
 // closeAll closes every descriptor; nothing may be in use.
 func (c *fdCache) closeAll() {
 	c.mu.Lock()

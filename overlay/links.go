@@ -93,6 +93,9 @@ func (l *Layer) shallow(visit func(d *hostDir, name string, typ uint8) error) er
 					below = append(below, &hostDir{layer: l, parent: d, name: h.name})
 				}
 			}
+			if depth > 0 {
+				l.tree.dirs.drop(&d.h) // it is no node's
+			}
 		}
 		dirs = below
 	}

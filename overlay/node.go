@@ -374,10 +374,10 @@ func (t *Tree) forget(n *Node) {
 		t.watch.remove(n)
 	}
 	for _, part := range n.dir.stack {
-		// Not what links.go has attached, which is there for the next node.
-		if part.parent != nil && part.layer.hidden == nil {
-			t.dirs.retire(&part.h)
-		}
+		t.dirs.drop(&part.h) // or it would stay until others need the place
+	}
+	if n.is(dead) && n.upper().layer.edit {
+		t.dirs.retire(&n.upper().h)
 	}
 }
 
