@@ -235,11 +235,11 @@ func (x *exporting) planDisk() (*plan.Plan, error) {
 }
 
 // created is the time that a container image states.
-func (x *exporting) created() time.Time {
-	if x.request.Epoch == nil {
+func (r *Request) created() time.Time {
+	if r.Epoch == nil {
 		return time.Time{}
 	}
-	return x.request.Epoch.Time()
+	return r.Epoch.Time()
 }
 
 // scratchDir is a directory on the filesystem of one of the outputs.

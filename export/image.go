@@ -67,18 +67,34 @@ var reference = func() *regexp.Regexp {
 // config returns the image's configuration, which docker archives and OCI
 // layouts share (OCI image specification, config.md).
 func (o ImageOptions) config(l Layer) ([]byte, error) {
+	return o.configOf(madeLayer{l.SHA256, "rootfs export"})
+}
+
+// madeLayer is what a configuration says of a layer.
+type madeLayer struct {
+	sum [sha256.Size]byte // of the tar
+	by  string            // who made it
+}
+
+func (o ImageOptions) configOf(layers ...madeLayer) ([]byte, error) {
 	arch, ok := imageArchs[o.Arch]
 	if !ok {
 		return nil, fmt.Errorf("image architecture %q is unknown: x86_64, aarch64, riscv64 and loongarch64 are known", o.Arch)
 	}
 	created := v1.Time{Time: o.created()}
+	var ids []v1.Hash
+	var history []v1.History
+	for _, l := range layers {
+		ids = append(ids, hashOf(l.sum))
+		history = append(history, v1.History{Created: created, CreatedBy: l.by})
+	}
 	return json.Marshal(v1.ConfigFile{
 		Architecture: arch,
 		OS:           "linux",
 		Created:      created,
 		Config:       v1.Config{Cmd: []string{"/bin/sh"}},
-		RootFS:       v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{hashOf(l.SHA256)}},
-		History:      []v1.History{{Created: created, CreatedBy: "rootfs export"}},
+		RootFS:       v1.RootFS{Type: "layers", DiffIDs: ids},
+		History:      history,
 	})
 }
 

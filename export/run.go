@@ -133,7 +133,7 @@ func (x *exporting) writeTar(ctx context.Context, layer *os.File) (sum TarSum, e
 
 func (x *exporting) writeContainers(ctx context.Context, o *outputs, l Layer) error {
 	opts := ImageOptions{
-		Arch: x.request.Arch, Tag: x.request.Tag, Created: x.created(), Progress: x.progress.Add,
+		Arch: x.request.Arch, Tag: x.request.Tag, Created: x.request.created(), Progress: x.progress.Add,
 	}
 	if o.docker != nil {
 		x.progress.Step("writing the docker archive", l.Size)

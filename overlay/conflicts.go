@@ -74,9 +74,11 @@ func (d *hostDir) joined(name string) bool {
 }
 
 // sharedNames lists the names that several layers of a stack have, but for
-// those that decide, sorted.
+// those that decide, sorted. The layers of one image count as one: they have
+// the image's name.
 func sharedNames(stack []*hostDir) ([]string, error) {
 	count := make(map[string]int)
+	above := make(map[string]string) // name → the last layer that has it
 	for _, d := range stack {
 		if d.layer.decides {
 			continue
@@ -86,8 +88,9 @@ func sharedNames(stack []*hostDir) ([]string, error) {
 			return nil, err
 		}
 		for _, n := range names {
-			if n.typ != unix.DT_DIR || !d.hides(n.name) {
+			if (n.typ != unix.DT_DIR || !d.hides(n.name)) && above[n.name] != d.layer.Name {
 				count[n.name]++
+				above[n.name] = d.layer.Name
 			}
 			if n.typ == unix.DT_DIR && d.joined(n.name) {
 				count[n.name]++
@@ -123,6 +126,9 @@ func compareParts(stack []*hostDir, name string) (layers []string, err error) {
 			continue
 		case d.layer.isWhiteout(&b.st):
 			return conflicting(layers, differ), nil
+		}
+		if len(layers) > 0 && layers[len(layers)-1] == d.layer.Name {
+			continue
 		}
 		layers = append(layers, d.layer.Name)
 		if first == nil {

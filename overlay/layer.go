@@ -15,6 +15,7 @@ type Layer struct {
 	tree     *Tree
 	rank     int    // position in the stack, 0 at the bottom
 	recorded bool   // entries carry their own metadata (record.go)
+	base     bool   // of the manifest's base
 	pkg      bool   // a package: its directories merge through symlinks below
 	edit     bool   // the edits or a checkpoint of them
 	decides  bool   // it is there to override what is below (conflicts.go)

@@ -28,6 +28,9 @@ type Project struct {
 // stateName is the folder in a project that is the program's own.
 const stateName = ".rootfs"
 
+// ErrNoProject is what [Find] says of a folder that is in none.
+var ErrNoProject = errors.New("no project here or above")
+
 // Find returns the project that holds dir: dir or the nearest folder above it
 // with a rootfs.toml, user/apps or user/sysconfig. manifest names another file
 // than rootfs.toml, "" for that.
@@ -44,7 +47,7 @@ func Find(dir, manifest string) (*Project, error) {
 		up := filepath.Dir(root)
 		if up == root {
 			if manifest == "" {
-				return nil, fmt.Errorf("%s: no project here or above: make a %s, user/apps or user/sysconfig, or name the folder with -C", start, ManifestName)
+				return nil, fmt.Errorf("%s: %w: make a %s, user/apps or user/sysconfig, or name the folder with -C", start, ErrNoProject, ManifestName)
 			}
 			root = start
 			break
@@ -220,6 +223,9 @@ func (p *Project) layers(log *slog.Logger) ([]*Layer, error) {
 		base, err := p.source("base", m.Base.Source, log)
 		if err != nil {
 			return nil, err
+		}
+		for _, l := range base {
+			l.base = true
 		}
 		all = append(all, base...)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -55,6 +56,10 @@ type Options struct {
 	// WithoutEdits leaves the edits out: the layers alone.
 	WithoutEdits bool
 
+	// UpTo leaves out what is above that part of the stack, and the manifest's
+	// changes of metadata below [PartConfiguration]; 0 leaves out nothing.
+	UpTo Part
+
 	// Checkpoint opens the edits as they were at that checkpoint, to read; ""
 	// as they are now.
 	Checkpoint string
@@ -82,7 +87,10 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 	if t.layers, err = p.layers(o.Logger); err != nil {
 		return nil, err
 	}
-	if !o.WithoutEdits {
+	if !o.has(PartConfiguration) {
+		t.layers = slices.DeleteFunc(t.layers, func(l *Layer) bool { return l.Part() > o.UpTo })
+	}
+	if !o.WithoutEdits && o.has(PartEdits) {
 		if err := t.openEdits(!o.ReadOnly, o.Checkpoint); err != nil {
 			return nil, err
 		}
@@ -96,11 +104,16 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 	if err := t.linkPackages(); err != nil {
 		return nil, err
 	}
-	t.overrides = overridesOf(p.Manifest)
+	if o.has(PartConfiguration) {
+		t.overrides = overridesOf(p.Manifest)
+	}
 	if err := t.makeRoot(); err != nil {
 		return nil, err
 	}
-	return t, t.checkOverrides()
+	if o.has(PartConfiguration) {
+		err = t.checkOverrides()
+	}
+	return t, err
 }
 
 // newFDCaches shares out the process's descriptors: half stay free for

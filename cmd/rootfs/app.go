@@ -97,7 +97,8 @@ func newApp(std streams) *cli.App {
 		mountCommand(std), umountCommand(), statusCommand(std), exportCommand(std),
 		buildCommand(std), watchCommand(std), whichCommand(std), conflictsCommand(std), sizeCommand(std),
 		checkpointCommand(std), logCommand(std), restoreCommand(std), gcCommand(std),
-		nodeCommand(std), setcapCommand(std), chownCommand(std), imageCommand(std), versionCommand(std),
+		nodeCommand(std), setcapCommand(std), chownCommand(std), imageCommand(std),
+		pushCommand(std), pullCommand(std), versionCommand(std),
 	}
 	for _, c := range commands {
 		c.HideHelpCommand = true // so that a directory may be called "help"
