@@ -112,6 +112,7 @@ func TestLayerDiff(t *testing.T) {
 		"a file is gone":            {[]string{"a/b 1", "a/c 1"}, []string{"a/c 1"}, []string{"", "a/", "a/.wh.b"}},
 		"a directory is gone":       {[]string{"a/b/c 1", "a/b/d 1", "a/z 1"}, []string{"a/z 1"}, []string{"", "a/", "a/.wh.b"}},
 		"the last of a directory":   {[]string{"a/b 1", "c 1"}, []string{"a/", "c 1"}, []string{"", "a/", "a/.wh.b"}},
+		"gone beside what stays":    {[]string{"a/b 1", "c 1"}, []string{"a/b 1"}, []string{"", ".wh.c"}},
 		"a file for a directory":    {[]string{"a/b 1", "a/c/d 1"}, []string{"a 1"}, []string{"", "a 1"}},
 		"a directory for a file":    {[]string{"a 1"}, []string{"a/b 1"}, []string{"", "a/", "a/b 1"}},
 		"a symlink for a directory": {[]string{"a/b 1", "c/"}, []string{"a ->c", "c/"}, []string{"", "a ->c"}},
