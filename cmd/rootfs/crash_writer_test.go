@@ -361,21 +361,20 @@ func moveDirectory(w *crashWriter) error {
 	return errors.Join(err, w.unlessFailed(err, "."))
 }
 
-// makeDirectory makes a directory or removes it again.
+// makeDirectory makes a directory that the host records, or removes it again.
 func makeDirectory(w *crashWriter) error {
 	const path = "new"
-	change := func(s crashState) { s[path] = &crashFile{mode: unix.S_IFDIR | 0o2775} }
-	call := func() error { return errors.Join(unix.Mkdir(w.at(path), 0o755), unix.Chmod(w.at(path), 0o2775)) }
 	if w.now()[path] != nil {
-		change = func(s crashState) { delete(s, path) }
-		call = func() error { return os.Remove(w.at(path)) }
-	} else if err := w.step(func(s crashState) { s[path] = &crashFile{mode: unix.S_IFDIR | 0o755} },
-		func() error { return unix.Mkdir(w.at(path), 0o755) }); err != nil {
-		return err
-	} else {
-		call = func() error { return unix.Chmod(w.at(path), 0o2775) }
+		err := w.step(func(s crashState) { delete(s, path) }, func() error { return os.Remove(w.at(path)) })
+		return errors.Join(err, w.unlessFailed(err, "."))
 	}
-	err := w.step(change, call)
+	err := w.step(func(s crashState) { s[path] = &crashFile{mode: unix.S_IFDIR | 0o755} },
+		func() error { return unix.Mkdir(w.at(path), 0o755) })
+	if err != nil {
+		return err
+	}
+	err = w.step(func(s crashState) { s[path].mode = unix.S_IFDIR | 0o2775 },
+		func() error { return unix.Chmod(w.at(path), 0o2775) })
 	return errors.Join(err, w.unlessFailed(err, "."))
 }
 
