@@ -40,6 +40,9 @@ func (p *Project) Squash(drop func(Checkpoint) bool) (dropped []Checkpoint, err 
 
 // squashOne drops the oldest checkpoint that is to go; nil when there is none.
 func (t *Tree) squashOne(drop func(Checkpoint) bool) (*Checkpoint, error) {
+	if err := dropUnfinished(t.stackDir()); err != nil {
+		return nil, err
+	}
 	all, err := readCheckpoints(t.stackDir())
 	if err != nil {
 		return nil, err
@@ -118,6 +121,18 @@ func (s *squash) run() error {
 		return err
 	}
 	return dropReplaced(stackDir, s.upper.id())
+}
+
+// dropUnfinished deletes layers that a crash has kept from becoming part of the
+// stack, or from going after they were taken out.
+func dropUnfinished(stackDir string) error {
+	all, err := os.ReadDir(stackDir)
+	for _, e := range all {
+		if strings.HasPrefix(e.Name(), ".new-") || strings.HasPrefix(e.Name(), ".gone-") {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(stackDir, e.Name())))
+		}
+	}
+	return err
 }
 
 // dropReplaced deletes the layer that another one of the stack stands for.

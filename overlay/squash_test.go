@@ -197,3 +197,33 @@ func TestSquashShowsTheSame(t *testing.T) {
 		}
 	}
 }
+
+// A crash between the exchange and the end leaves the layer that is replaced.
+func TestSquashCutShort(t *testing.T) {
+	p := editProject(t)
+	tree, err := Open(p, Options{})
+	must(t, err)
+	edits(t, tree)
+	_, err = tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	must(t, tree.Rename(at(t, tree, "new"), "moved", tree.Root(), "again", 0))
+	must(t, tree.Unlink(at(t, tree, "etc"), "link"))
+	want := shown(t, tree)
+	must(t, tree.Close())
+	stack := filepath.Join(p.StateDir(), "edits")
+	run(t, "cp", "-a", filepath.Join(stack, "0001"), filepath.Join(stack, ".new-1"))
+	run(t, "cp", "-a", filepath.Join(stack, "0001"), filepath.Join(stack, "saved"))
+	_, err = p.Squash(func(Checkpoint) bool { return true })
+	must(t, err)
+	must(t, os.Rename(filepath.Join(stack, "saved"), filepath.Join(stack, "0001")))
+	must(t, os.WriteFile(filepath.Join(stack, "0002", replacesFile), []byte("0001"), 0o644))
+	for _, readOnly := range []bool{true, false} {
+		tree, err := Open(p, Options{ReadOnly: readOnly})
+		must(t, err)
+		sameTree(t, fmt.Sprintf("read-only %t", readOnly), want, shown(t, tree))
+		must(t, tree.Close())
+	}
+	if left, err := os.ReadDir(stack); err != nil || len(left) != 2 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
