@@ -38,6 +38,8 @@ type Manifest struct {
 	Layers []ManifestLayer `toml:"layer"`
 	Files  []ManifestFile  `toml:"file"`
 	Image  ImageSettings   `toml:"image"`
+
+	checkout *checkout // of a DragonOS manifest; nil for rootfs.toml
 }
 
 // ManifestLayer is one more layer, above sysconfig.

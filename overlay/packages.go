@@ -62,6 +62,9 @@ func (p *Project) AppsDir() string { return p.path(p.Manifest.Apps.Path) }
 
 // readPackages lists the packages in the order of their layers.
 func (p *Project) readPackages() ([]Package, error) {
+	if p.Manifest.checkout != nil {
+		return p.checkoutPackages()
+	}
 	apps := p.AppsDir()
 	found, err := packages(apps, p.Manifest.Apps.Order, p.Manifest.Apps.Exclude)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -138,6 +141,25 @@ func (p *Project) BuiltDir() string {
 	return filepath.Join(p.StateDir(), "packages", p.Manifest.Arch)
 }
 
+// shownPackages lists the packages that layers are made of, in their order.
+func (p *Project) shownPackages() ([]pkg, error) {
+	if p.Manifest.checkout != nil {
+		return p.checkoutShown()
+	}
+	apps := p.AppsDir()
+	if !isDir(apps) {
+		return nil, nil
+	}
+	return packages(apps, p.Manifest.Apps.Order, p.Manifest.Apps.Exclude)
+}
+
+// notBuiltError is a package that has a recipe, but no output yet.
+type notBuiltError struct{ file, name string }
+
+func (e *notBuiltError) Error() string {
+	return fmt.Sprintf("%s: package %q is not built: run rootfs build", e.file, e.name)
+}
+
 // built returns the link to the output of a package that has a recipe; "" when
 // the package is for other architectures only.
 func (p *Project) built(pk pkg) (string, error) {
@@ -145,9 +167,12 @@ func (p *Project) built(pk pkg) (string, error) {
 	if isDir(link) {
 		return link, nil
 	}
+	if p.Manifest.checkout != nil {
+		return "", &notBuiltError{pk.path, pk.name}
+	}
 	recipe, err := ReadRecipe(filepath.Join(pk.path, RecipeName))
 	if err != nil || !recipe.For(p.Manifest.Arch) {
 		return "", err
 	}
-	return "", fmt.Errorf("%s: package %q is not built: run rootfs build", recipe.File, pk.name)
+	return "", &notBuiltError{recipe.File, pk.name}
 }

@@ -20,6 +20,9 @@ type Project struct {
 	// those in the cache.
 	Registry Registry
 
+	// Incomplete leaves packages out that aren't built, with a warning.
+	Incomplete bool
+
 	partly      bool         // packages that aren't built yet are left out
 	directories *Directories // in place of what the folder holds; nil for a folder
 	state       *os.File     // StateDir, when it is open
@@ -61,10 +64,13 @@ func Find(dir, manifest string) (*Project, error) {
 	if manifest == "" {
 		manifest = filepath.Join(root, ManifestName)
 		if _, err := os.Lstat(manifest); errors.Is(err, os.ErrNotExist) {
-			return p, nil
+			if !isCheckout(root) {
+				return p, nil
+			}
+			manifest = checkoutManifest(root)
 		}
 	}
-	p.Manifest, err = readManifest(manifest)
+	p.Manifest, err = readManifestOf(root, manifest)
 	return p, err
 }
 
@@ -79,20 +85,20 @@ func (p *Project) reread() (*Project, error) {
 		next, err = Find(p.Root, "")
 	} else {
 		var m *Manifest
-		m, err = readManifest(p.Manifest.File)
+		m, err = readManifestOf(p.Root, p.Manifest.File)
 		if errors.Is(err, os.ErrNotExist) {
 			m, err = defaultManifest(), nil
 		}
 		next = &Project{Root: p.Root, Manifest: m}
 	}
 	if next != nil {
-		next.Registry = p.Registry
+		next.Registry, next.Incomplete = p.Registry, p.Incomplete
 	}
 	return next, err
 }
 
 func isProject(dir string) bool {
-	for _, sign := range []string{ManifestName, "user/apps", "user/sysconfig"} {
+	for _, sign := range []string{ManifestName, "user/apps", "user/sysconfig", checkoutManifests} {
 		if _, err := os.Stat(filepath.Join(dir, sign)); err == nil {
 			return true
 		}
@@ -156,6 +162,9 @@ func (p *Project) watchDirs() []string {
 		return nil
 	}
 	dirs := []string{p.Root, p.BuiltDir()}
+	if p.Manifest.checkout != nil {
+		dirs = append(dirs, p.checkoutDirs()...)
+	}
 	for _, dir := range p.LayerDirs() {
 		dirs = append(dirs, filepath.Dir(dir))
 	}
@@ -182,7 +191,7 @@ func (p *Project) layerSign(path string) bool {
 	apps := p.path(p.Manifest.Apps.Path)
 	dir, name := filepath.Split(path)
 	dir = filepath.Clean(dir)
-	if dir == apps || dir == p.BuiltDir() || name == resultLink || name == RecipeName {
+	if dir == apps || dir == p.BuiltDir() || p.Manifest.checkout != nil && slices.Contains(p.checkoutDirs(), dir) || name == resultLink || name == RecipeName {
 		return true
 	}
 	if path == filepath.Join(p.Root, ManifestName) || path == p.Manifest.File || path == p.LockFile() {
@@ -219,10 +228,17 @@ func (p *Project) layers(log *slog.Logger) ([]*Layer, error) {
 	}
 	m := p.Manifest
 	var all []*Layer
+	if m.checkout != nil {
+		dirs, err := p.checkoutBase()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, dirs)
+	}
 	if m.Base.Source != "" {
 		base, err := p.source("base", m.Base.Source, log)
 		if err != nil {
-			return nil, err
+			return nil, m.checkout.adviseBase(err)
 		}
 		for _, l := range base {
 			l.base = true
@@ -271,20 +287,21 @@ func isDir(path string) bool {
 // packageLayers lists the packages of user/apps.
 func (p *Project) packageLayers(log *slog.Logger) ([]*Layer, error) {
 	m := p.Manifest
-	apps := p.path(m.Apps.Path)
-	if !isDir(apps) {
-		return nil, nil
-	}
-	pkgs, err := packages(apps, m.Apps.Order, m.Apps.Exclude)
+	pkgs, err := p.shownPackages()
 	if err != nil {
 		return nil, err
 	}
 	var all []*Layer
+	var left []string
 	for _, pk := range pkgs {
 		source := pk.path
 		if pk.kind == pkgRecipe {
 			source, err = p.built(pk)
 			if source == "" && (err == nil || p.partly) {
+				continue
+			}
+			if unbuilt := new(notBuiltError); p.Incomplete && errors.As(err, &unbuilt) {
+				left = append(left, pk.name)
 				continue
 			}
 			if err != nil {
@@ -299,6 +316,9 @@ func (p *Project) packageLayers(log *slog.Logger) ([]*Layer, error) {
 			l.pkg = true
 		}
 		all = append(all, layers...)
+	}
+	if slices.Sort(left); len(left) > 0 {
+		log.Warn("left out, since they aren't built: " + strings.Join(left, ", "))
 	}
 	return all, nil
 }

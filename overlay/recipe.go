@@ -24,7 +24,7 @@ type Recipe struct {
 	// package.
 	Command []string
 
-	Path    string   // where in the root DESTDIR appears, relative, "." for the root
+	Path    string   // where in the root DESTDIR appears, relative, "." for the root; "" for nowhere
 	Archs   []string // the architectures that the package is for; empty for all
 	Depends []string // packages to be built before, sorted
 
@@ -35,6 +35,9 @@ type Recipe struct {
 	Timeout time.Duration // after which the command is ended
 	Tools   []string      // programs whose version counts as an input
 	Ignore  []string      // patterns of files in the folder that are no inputs
+
+	Source *Source // of the folder; nil where the project has it
+	Once   bool    // what has been built isn't built again when the folder changes
 
 	// Confined keeps the command from writing anywhere but to its own places,
 	// where the kernel can.
@@ -134,6 +137,17 @@ func (t *recipeTable) recipe() (*Recipe, error) {
 		}
 	}
 	return r, nil
+}
+
+// DependencyVariable names the variable that holds where a dependency's
+// output is: DEP_ZLIB_1_3 for "zlib-1.3".
+func DependencyVariable(name string) string {
+	return "DEP_" + strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '_'
+	}, strings.ToUpper(name))
 }
 
 // words returns the words of a value that is one text or a list of texts.

@@ -228,7 +228,7 @@ func findProject(c *cli.Context) (*overlay.Project, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Registry = export.NewRegistry()
+	p.Registry, p.Incomplete = export.NewRegistry(), c.Bool("keep-going")
 	return p, nil
 }
 

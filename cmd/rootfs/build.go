@@ -59,6 +59,11 @@ func noBuildFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "no-build", Usage: "take the packages as they were last built"}
 }
 
+// keepGoingFlag is theirs too.
+func keepGoingFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "keep-going", Aliases: []string{"k"}, Usage: "leave out, with a warning, packages that can't be built"}
+}
+
 // buildFirst brings the project's packages up to date for a verb that shows
 // them.
 func buildFirst(c *cli.Context, std streams, p *overlay.Project) error {
@@ -67,8 +72,18 @@ func buildFirst(c *cli.Context, std streams, p *overlay.Project) error {
 	}
 	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	_, err := buildPackages(ctx, c, std, p, build.Options{})
-	return err
+	keepGoing := c.Bool("keep-going")
+	results, err := buildPackages(ctx, c, std, p, build.Options{KeepGoing: keepGoing})
+	if !keepGoing || results == nil || ctx.Err() != nil {
+		return err
+	}
+	log := logger(c, std.err)
+	for _, r := range results {
+		if r.Err != nil {
+			log.Warn(oneLine(r.Err))
+		}
+	}
+	return nil
 }
 
 // buildPackages builds with its progress shown, and the last words of what

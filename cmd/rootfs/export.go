@@ -40,6 +40,7 @@ func exportCommand(std streams) *cli.Command {
 			&cli.BoolFlag{Name: "lossy", Usage: "leave out of a vfat image what FAT can't hold, with a warning for each"},
 			&cli.BoolFlag{Name: "strict", Usage: "fail where there would be a warning"},
 			noBuildFlag(),
+			keepGoingFlag(),
 			&cli.BoolFlag{Name: "n", Usage: "print what would be written, and write nothing"},
 		},
 		Action: func(c *cli.Context) error {

@@ -27,6 +27,7 @@ func mountCommand(std streams) *cli.Command {
 			&cli.BoolFlag{Name: "f", Usage: "stay in the foreground; Ctrl-C ends the mount"},
 			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTS`, separated by commas: allow_other, debug, or what fuse(8) knows; lowerdir=DIR[:DIR…], upperdir=DIR, workdir=DIR for directories in place of the project"},
 			noBuildFlag(),
+			keepGoingFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {

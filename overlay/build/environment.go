@@ -92,14 +92,3 @@ func pairs(vars map[string]string) []string {
 	slices.Sort(list)
 	return list
 }
-
-// dependencyVariable names the variable that holds where a dependency's
-// output is: DEP_ZLIB_1_3 for "zlib-1.3".
-func dependencyVariable(name string) string {
-	return "DEP_" + strings.Map(func(r rune) rune {
-		if r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
-			return r
-		}
-		return '_'
-	}, strings.ToUpper(name))
-}

@@ -55,6 +55,9 @@ func (b *builder) make(ctx context.Context, u *unit) error {
 
 // look reads the package's inputs.
 func (w *work) look(ctx context.Context) (err error) {
+	if err := w.fetch(ctx); err != nil {
+		return err
+	}
 	if w.folder, err = filepath.EvalSymlinks(w.Path); err != nil {
 		return err
 	}
@@ -75,7 +78,11 @@ func (w *work) list() (*listing, error) {
 }
 
 func (w *work) key() string {
-	return key(w.Recipe, w.arch(), w.tools, w.inputs, w.needs)
+	inputs := w.inputs
+	if w.Recipe.Once {
+		inputs = nil
+	}
+	return key(w.Recipe, w.arch(), w.tools, inputs, w.needs)
 }
 
 func (w *work) outputDir(output string) string { return outputDir(w.project, w.arch(), output) }
@@ -155,7 +162,7 @@ func (w *work) command(ctx context.Context, staging, root string) error {
 	}
 	own := map[string]string{"DESTDIR": dest, "DADK_CURRENT_BUILD_DIR": dest, "TMPDIR": temp}
 	for _, need := range w.needs {
-		own[dependencyVariable(need.Name)] = need.dir
+		own[overlay.DependencyVariable(need.Name)] = need.dir
 	}
 	c := &command{
 		argv: w.Recipe.Command, dir: w.folder, env: environment(w.Recipe, w.arch(), own),
