@@ -94,7 +94,7 @@ func readCheckout(root, file string) (*Manifest, error) {
 
 // otherManifests lists what is there in place of file, for a message.
 func otherManifests(file string) string {
-	found, _ := filepath.Glob(filepath.Join(filepath.Dir(file), "*.toml")) // the pattern is right
+	found := tomlFiles(filepath.Dir(file))
 	for i, f := range found {
 		found[i] = strings.TrimSuffix(filepath.Base(f), ".toml")
 	}
@@ -102,6 +102,18 @@ func otherManifests(file string) string {
 		return ""
 	}
 	return ", but " + quoteSome(found)
+}
+
+// tomlFiles lists the files of a folder, none where it can't be read.
+func tomlFiles(dir string) []string {
+	entries, _ := os.ReadDir(dir)
+	var files []string
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) == ".toml" {
+			files = append(files, filepath.Join(dir, e.Name()))
+		}
+	}
+	return files
 }
 
 // imageSize is how DADK writes a size.
@@ -203,8 +215,7 @@ func (p *Project) checkoutBase() (*Layer, error) {
 func (p *Project) checkoutDirs() []string {
 	c := p.Manifest.checkout
 	dirs := []string{filepath.Join(p.Root, "config"), filepath.Dir(p.Manifest.File), c.configDir}
-	links, _ := filepath.Glob(filepath.Join(c.configDir, "*.toml")) // the pattern is right
-	for _, link := range links {
+	for _, link := range tomlFiles(c.configDir) {
 		if file, err := filepath.EvalSymlinks(link); err == nil {
 			dirs = append(dirs, filepath.Dir(file))
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -95,7 +96,7 @@ func Run(ctx context.Context, p *overlay.Project, o Options) (results []Result, 
 	}
 	results, err = b.run(ctx, pkgs)
 	if len(o.Names) == 0 {
-		err = errors.Join(err, prune(p.BuiltDir(), pkgs), forget(p))
+		err = errors.Join(err, prune(p.BuiltDir(), pkgs), forget(p, pkgs))
 	}
 	return results, err
 }
@@ -168,13 +169,17 @@ func prune(dir string, pkgs []overlay.Package) error {
 }
 
 // forget removes what is remembered and kept of packages that are gone.
-func forget(p *overlay.Project) error {
+func forget(p *overlay.Project, pkgs []overlay.Package) error {
 	records, err := os.ReadDir(filepath.Join(p.StateDir(), "builds"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	for _, record := range records {
 		name := record.Name()
+		if slices.ContainsFunc(pkgs, func(pk overlay.Package) bool { return pk.Name == name && pk.Recipe != nil }) {
+			continue
+		}
+		// One that is left out for now keeps its recipe.
 		if _, statErr := os.Lstat(filepath.Join(p.AppsDir(), name, overlay.RecipeName)); !errors.Is(statErr, fs.ErrNotExist) {
 			continue
 		}
