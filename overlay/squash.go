@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/pkg/xattr"
 	"golang.org/x/sys/unix"
 )
 
@@ -433,82 +432,4 @@ func vanished(d *hostDir, name string, there bool) error {
 		return nil
 	}
 	return fmt.Errorf("%s/%s/%s: %w", d.layer.Dir, d.path(), name, unix.ENOENT)
-}
-
-// linkHostEntry gives an entry of one host directory a name in another.
-func linkHostEntry(from *hostDir, name string, to *hostDir, newName string) error {
-	a, err := from.open()
-	if err != nil {
-		return err
-	}
-	defer from.close()
-	b, err := to.open()
-	if err != nil {
-		return err
-	}
-	defer to.close()
-	if err := unix.Linkat(a, name, b, newName, 0); err != nil {
-		return fmt.Errorf("%s/%s/%s: %w", from.layer.Dir, from.path(), name, err)
-	}
-	return nil
-}
-
-func makeHostDir(parent *hostDir, name string) (*hostDir, error) {
-	up, err := parent.open()
-	if err != nil {
-		return nil, err
-	}
-	defer parent.close()
-	return &hostDir{layer: parent.layer, parent: parent, name: name}, unix.Mkdirat(up, name, 0o700)
-}
-
-// copyHostDir gives a directory the mode, times and attributes of another, but
-// not its marks of where it merges.
-func copyHostDir(from, to *hostDir) error {
-	return copyDirAttrs(from, to, func(name string) bool { return name != xattrOpaque && name != xattrRedirect })
-}
-
-// copyMarks gives a directory the marks of another, too.
-func copyMarks(from, to *hostDir) error {
-	return copyDirAttrs(from, to, func(string) bool { return true })
-}
-
-// copyDirAttrs copies mode, times and those attributes that keep says.
-func copyDirAttrs(from, to *hostDir, keep func(name string) bool) error {
-	a, err := from.open()
-	if err != nil {
-		return err
-	}
-	defer from.close()
-	b, err := to.open()
-	if err != nil {
-		return err
-	}
-	defer to.close()
-	names, err := xattr.LList(procPath(a, "."))
-	if err != nil {
-		return err
-	}
-	return withDirFd(b, ".", func(fd int) error {
-		for _, name := range names {
-			if !strings.HasPrefix(name, "user.") || !keep(name) {
-				continue // the host's own
-			}
-			value, err := xattr.LGet(procPath(a, "."), name)
-			if err == nil {
-				err = unix.Fsetxattr(fd, name, value, 0)
-			}
-			if err != nil {
-				return fmt.Errorf("extended attribute %s: %w", name, err)
-			}
-		}
-		var st unix.Stat_t
-		if err := unix.Fstatat(a, "", &st, unix.AT_EMPTY_PATH); err != nil {
-			return err
-		}
-		if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {
-			return err
-		}
-		return unix.UtimesNanoAt(fd, "", []unix.Timespec{st.Atim, st.Mtim}, unix.AT_EMPTY_PATH)
-	})
 }
