@@ -12,16 +12,11 @@ import (
 
 // linkHostEntry gives an entry of one host directory a name in another.
 func linkHostEntry(from *hostDir, name string, to *hostDir, newName string) error {
-	a, err := from.open()
+	a, b, done, err := openBoth(from, to)
 	if err != nil {
 		return err
 	}
-	defer from.close()
-	b, err := to.open()
-	if err != nil {
-		return err
-	}
-	defer to.close()
+	defer done()
 	if err := unix.Linkat(a, name, b, newName, 0); err != nil {
 		return fmt.Errorf("%s/%s/%s: %w", from.layer.Dir, from.path(), name, err)
 	}
@@ -43,23 +38,18 @@ func copyHostDir(from, to *hostDir) error {
 	return copyDirAttrs(from, to, func(name string) bool { return name != xattrOpaque && name != xattrRedirect })
 }
 
-// copyMarks gives a directory the marks of another, too.
+// copyMarks is copyHostDir with the marks.
 func copyMarks(from, to *hostDir) error {
 	return copyDirAttrs(from, to, func(string) bool { return true })
 }
 
 // copyDirAttrs copies mode, times and those attributes that keep says.
 func copyDirAttrs(from, to *hostDir, keep func(name string) bool) error {
-	a, err := from.open()
+	a, b, done, err := openBoth(from, to)
 	if err != nil {
 		return err
 	}
-	defer from.close()
-	b, err := to.open()
-	if err != nil {
-		return err
-	}
-	defer to.close()
+	defer done()
 	names, err := xattr.LList(procPath(a, "."))
 	if err != nil {
 		return err

@@ -46,6 +46,18 @@ func (d *hostDir) open() (int, error) {
 	return dirs.install(&d.h, fd), nil
 }
 
+// openBoth opens two directories; done gives both back.
+func openBoth(a, b *hostDir) (fdA, fdB int, done func(), err error) {
+	if fdA, err = a.open(); err != nil {
+		return 0, 0, nil, err
+	}
+	if fdB, err = b.open(); err != nil {
+		a.close()
+		return 0, 0, nil, err
+	}
+	return fdA, fdB, func() { a.close(); b.close() }, nil
+}
+
 func (d *hostDir) close() { d.layer.tree.dirs.put(&d.h) }
 
 // path is the directory's path in its layer, "." for the root.

@@ -329,15 +329,7 @@ func (r *renaming) moveHost() error {
 }
 
 func (r *renaming) open() (from, to int, done func(), err error) {
-	a, b := r.oldDir.upper(), r.newDir.upper()
-	if from, err = a.open(); err != nil {
-		return 0, 0, nil, err
-	}
-	if to, err = b.open(); err != nil {
-		a.close()
-		return 0, 0, nil, err
-	}
-	return from, to, func() { a.close(); b.close() }, nil
+	return openBoth(r.oldDir.upper(), r.newDir.upper())
 }
 
 // swap exchanges two entries.

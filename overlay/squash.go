@@ -188,7 +188,7 @@ func (s *squash) directory(upper, lower, merged *hostDir, at below) error {
 		}
 	}
 	if upper == nil {
-		upper = lower
+		return copyMarks(lower, merged)
 	}
 	return copyHostDir(upper, merged)
 }
@@ -329,10 +329,7 @@ func (s *squash) lowerEntry(lower, merged *hostDir, name string) error {
 		if err != nil {
 			return err
 		}
-		if err := s.directory(nil, child, made, below{}); err != nil {
-			return err
-		}
-		return copyMarks(child, made)
+		return s.directory(nil, child, made, below{})
 	}
 	if key := indexKey(lower.layer, &st); st.Nlink > 1 && s.copies[key] {
 		return linkHostEntry(s.index(s.upper), key, merged, name)
