@@ -2,11 +2,14 @@ package export
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -63,16 +66,25 @@ func (r *Registry) Resolve(ctx context.Context, ref, arch string) (v1.Hash, erro
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	want := v1.Platform{OS: "linux", Architecture: imageArchs[arch]}
+	return chooseImage(index, imageArchs[arch])
+}
+
+// chooseImage returns the image for an architecture as images have it; for "",
+// the only one, or that for this machine.
+func chooseImage(index *v1.IndexManifest, arch string) (v1.Hash, error) {
+	images := slices.DeleteFunc(slices.Clone(index.Manifests), func(d v1.Descriptor) bool {
+		return d.Platform == nil || d.Platform.OS == "unknown" // attestations
+	})
+	if arch == "" && len(images) == 1 {
+		return images[0].Digest, nil
+	}
+	want := v1.Platform{OS: "linux", Architecture: cmp.Or(arch, runtime.GOARCH)}
 	var have []string
-	for _, image := range index.Manifests {
-		switch p := image.Platform; {
-		case p == nil || p.OS == "unknown": // attestations
-		case p.Satisfies(want):
+	for _, image := range images {
+		if image.Platform.Satisfies(want) {
 			return image.Digest, nil
-		default:
-			have = append(have, p.String())
 		}
+		have = append(have, image.Platform.String())
 	}
 	return v1.Hash{}, fmt.Errorf("there is no image for %s in it, only %q", want.String(), have)
 }

@@ -9,11 +9,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
@@ -214,6 +216,51 @@ func TestPullGivesTheSameTree(t *testing.T) {
 	images, err := other.LockImages(context.Background())
 	if err != nil || len(images) != 1 || images[0].Digest != digest {
 		t.Errorf("locked %v, %v; want %s", images, err, digest)
+	}
+}
+
+// A new project is for the machine that its first image is for.
+func TestPullTakesTheArchitecture(t *testing.T) {
+	reg, p := startRegistry(t), pushedProject(t)
+	p.Manifest.Arch = "riscv64"
+	ref := reg.host + "/team/os:1"
+	wantSent(t, p, ref, "base packages configuration")
+	other, err := overlay.New(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Registry = NewRegistry()
+	if other, err = other.SetBase(context.Background(), ref); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(other.Manifest.File)
+	if want := "arch = \"riscv64\"\n\n[base]\nsource = \"" + ref + "\"\n"; err != nil || string(text) != want {
+		t.Errorf("the manifest is %q, %v; want %q", text, err, want)
+	}
+}
+
+func TestChooseImage(t *testing.T) {
+	image := func(arch string) v1.Descriptor {
+		return v1.Descriptor{Digest: v1.Hash{Algorithm: "sha256", Hex: arch}, Platform: &v1.Platform{OS: "linux", Architecture: arch}}
+	}
+	attestation := v1.Descriptor{Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}}
+	native := runtime.GOARCH
+	for _, c := range []struct {
+		images []v1.Descriptor
+		arch   string
+		want   string // "" for none
+	}{
+		{[]v1.Descriptor{image("amd64"), image("riscv64")}, "riscv64", "riscv64"},
+		{[]v1.Descriptor{image("riscv64"), attestation}, "", "riscv64"},
+		{[]v1.Descriptor{image("s390x"), image(native)}, "", native},
+		{[]v1.Descriptor{image("s390x"), image("mips")}, "", ""},
+		{[]v1.Descriptor{image("s390x")}, "riscv64", ""},
+		{nil, "", ""},
+	} {
+		got, err := chooseImage(&v1.IndexManifest{Manifests: c.images}, c.arch)
+		if got.Hex != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("for %q of %v: %q, %v; want %q", c.arch, c.images, got.Hex, err, c.want)
+		}
 	}
 }
 

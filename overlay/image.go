@@ -17,7 +17,8 @@ import (
 // What it yields is checked against the digests here.
 type Registry interface {
 	// Resolve returns the digest of the manifest of the image that the
-	// reference names now, for an architecture as rootfs.toml has it.
+	// reference names now, for an architecture as rootfs.toml has it. For "" it
+	// takes the only image, or among several that for this machine.
 	Resolve(ctx context.Context, ref, arch string) (v1.Hash, error)
 
 	// Open opens a manifest or a blob of the reference's repository; which of

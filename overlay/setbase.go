@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/pelletier/go-toml/v2"
 )
 
@@ -37,7 +39,11 @@ func (p *Project) SetBase(ctx context.Context, source string) (*Project, error) 
 	if _, ok := tables["base"]; ok {
 		return nil, fmt.Errorf("%s: [base] names no source: write there: source = %q", file, source)
 	}
-	if _, err := p.Registry.Resolve(ctx, source, p.Manifest.Arch); err != nil {
+	digest, err := p.Registry.Resolve(ctx, source, p.Manifest.Arch)
+	if err == nil && p.Manifest.Arch == "" {
+		text, err = p.archLine(ctx, source, digest)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", source, err)
 	}
 	if len(text) > 0 {
@@ -52,11 +58,29 @@ func (p *Project) SetBase(ctx context.Context, source string) (*Project, error) 
 	return next, err
 }
 
-// New returns the project that dir becomes with its first file.
+// archLine is the manifest's line for the architecture that an image is for.
+func (p *Project) archLine(ctx context.Context, ref string, digest v1.Hash) ([]byte, error) {
+	from := registryBlobs{ctx, p.Registry, ref, blobName(digest)}
+	image, err := ociCandidate(from, v1.Descriptor{Digest: digest, Size: -1})
+	if err != nil {
+		return nil, err
+	}
+	for arch, name := range goArch {
+		if name == image.arch {
+			return fmt.Appendf(nil, "arch = %q\n", arch), nil
+		}
+	}
+	return nil, fmt.Errorf("it is for %q, and a root filesystem can be for %s", image.arch, strings.Join(archs, ", "))
+}
+
+// New returns the project that dir becomes with its first file. For which
+// architecture it is, "" until then, the base that is set will say.
 func New(dir string) (*Project, error) {
 	root, err := filepath.Abs(dir)
 	if err == nil {
 		root, err = filepath.EvalSymlinks(root)
 	}
-	return &Project{Root: root, Manifest: defaultManifest()}, err
+	m := defaultManifest()
+	m.Arch = ""
+	return &Project{Root: root, Manifest: m}, err
 }
