@@ -46,6 +46,8 @@ type Request struct {
 
 	Log      *slog.Logger // takes warnings; nil for none
 	Progress Progress     // nil for none
+
+	machines *machineCheck
 }
 
 // Progress is told how far an export is. Add may be called by several
@@ -117,6 +119,7 @@ type exporting struct {
 func newExport(t *overlay.Tree, r *Request) (*exporting, error) {
 	x := &exporting{tree: t, request: *r, progress: r.Progress, report: &Report{}, links: make(map[uint64]bool)}
 	x.fillIn(t.Project().Manifest)
+	x.request.machines = newMachineCheck(x.request.Arch)
 	if x.progress == nil {
 		x.progress = silence{}
 	}
@@ -203,6 +206,7 @@ func (x *exporting) count(e *overlay.Entry) error {
 
 func (x *exporting) walk(ctx context.Context, visitors []func(*overlay.Entry) error) error {
 	return Walk(ctx, x.tree, x.request.Epoch, func(e *overlay.Entry) error {
+		x.request.machines.watch(e)
 		for _, visit := range visitors {
 			if err := visit(e); err != nil {
 				return err

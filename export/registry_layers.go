@@ -108,7 +108,7 @@ func makeLayers(ctx context.Context, top *overlay.Tree, scratch string, r *Reque
 			return layers, err
 		}
 	}
-	return layers, nil
+	return layers, r.machines.report(r.Log, r.Strict)
 }
 
 // partsOf lists the parts that a tree has layers of, bottom to top.
@@ -133,7 +133,11 @@ func makeLayer(ctx context.Context, below, tree treeNames, part overlay.Part, sc
 	counter := &countingWriter{w: io.MultiWriter(l.file, digest)}
 	err = compressTo(counter, Gzip, func(w io.Writer) error {
 		t := NewTarWriter(ctx, w, TarOptions{Log: r.Log, Progress: r.Progress.Add, Digest: true})
-		d := &layerDiff{add: t.Add, lower: below, upper: tree}
+		add := func(e *overlay.Entry) error {
+			r.machines.watch(e)
+			return t.Add(e)
+		}
+		d := &layerDiff{add: add, lower: below, upper: tree}
 		err := d.run(ctx, r.Epoch)
 		sum, closeErr := t.Close()
 		if err == nil {

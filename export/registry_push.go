@@ -39,6 +39,7 @@ func Push(ctx context.Context, t *overlay.Tree, ref, scratch string, r *Request)
 		return nil, fmt.Errorf("%w: give HOST/NAME:TAG", err)
 	}
 	q := *r
+	q.machines = newMachineCheck(t.Project().Manifest.Arch)
 	if q.Log == nil {
 		q.Log = slog.New(slog.DiscardHandler)
 	}

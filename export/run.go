@@ -91,6 +91,9 @@ func (x *exporting) write(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := x.request.machines.report(x.request.Log, x.request.Strict); err != nil {
+		return err
+	}
 	return o.commit()
 }
 

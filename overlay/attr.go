@@ -108,6 +108,9 @@ func (n *Node) fill(e *Entry, a *attrs) {
 		e.Nlink = 0
 	}
 	l := n.layer()
+	if l != nil {
+		e.Layer = l.Name
+	}
 	if n.over != nil && l != nil && !l.edit {
 		n.over.apply(e)
 	}

@@ -50,6 +50,10 @@ type Entry struct {
 	// by Stat.
 	Xattrs []Xattr
 
+	// Layer is the name of the layer that the entry comes from, of a merged
+	// directory the topmost; "" for a file without a name.
+	Layer string
+
 	// Content opens a regular file's bytes; nil elsewhere. It stays valid
 	// until the tree is closed, whatever happens to the name.
 	Content Content

@@ -65,9 +65,9 @@ func (c *counting) below(n *Node, e *Entry) (sum Amount, err error) {
 			c.seen[e.Ino] = true
 		}
 		sum = Amount{1, e.Size}
-		of := c.sizes.Layers[c.tree.Origin(n)]
+		of := c.sizes.Layers[e.Layer]
 		of.add(sum)
-		c.sizes.Layers[c.tree.Origin(n)] = of
+		c.sizes.Layers[e.Layer] = of
 	}
 	return sum, err
 }

@@ -1,10 +1,7 @@
 package build
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"debug/elf"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,10 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/pkg/xattr"
 	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // inspection is what is known of a built tree.
@@ -25,20 +23,14 @@ type inspection struct {
 	hash    hash.Hash
 	entries int
 	links   map[uint64]string // first names of files with several, by inode
-	alien   []string          // ELF files for another machine than machine
-	machine elf.Machine
-}
-
-// machines of the architectures (ELF header, e_machine).
-var machines = map[string]elf.Machine{
-	"x86_64": elf.EM_X86_64, "aarch64": elf.EM_AARCH64,
-	"riscv64": elf.EM_RISCV, "loongarch64": elf.EM_LOONGARCH,
+	alien   []string          // ELF files for another machine than arch's
+	arch    string
 }
 
 // inspect reads a built tree. Its hash covers all that a layer shows but
 // times, so that building the same again gives the same.
 func inspect(root, arch string) (*inspection, error) {
-	i := &inspection{hash: sha256.New(), links: make(map[uint64]string), machine: machines[arch]}
+	i := &inspection{hash: sha256.New(), links: make(map[uint64]string), arch: arch}
 	err := filepath.WalkDir(root, func(name string, _ fs.DirEntry, err error) error {
 		if err != nil || name == root {
 			return err
@@ -107,34 +99,17 @@ func (i *inspection) addContent(name, rel string, size int64) error {
 	}
 	defer f.Close() //nolint:errcheck // only read
 	_, _ = fmt.Fprintf(i.hash, "%d\n", size)
-	var head [elfHead]byte
+	var head [overlay.ELFHead]byte
 	n, err := io.ReadFull(f, head[:])
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
-	if m, ok := elfMachine(head[:n]); ok && m != i.machine && m != elf.EM_BPF {
-		i.alien = append(i.alien, fmt.Sprintf("%s (%s)", rel, strings.TrimPrefix(m.String(), "EM_")))
+	if machine := overlay.ForeignMachine(head[:n], i.arch); machine != "" {
+		i.alien = append(i.alien, fmt.Sprintf("%s (%s)", rel, machine))
 	}
 	_, _ = i.hash.Write(head[:n])
 	_, err = io.Copy(i.hash, f)
 	return err
-}
-
-// elfHead is how much of an ELF file tells its machine: e_ident, e_type,
-// e_machine.
-const elfHead = 20
-
-// elfMachine returns the machine that a file is for; not ok when it is no ELF
-// file.
-func elfMachine(head []byte) (elf.Machine, bool) {
-	if len(head) < elfHead || !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
-		return 0, false
-	}
-	var order binary.ByteOrder = binary.LittleEndian
-	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
-		order = binary.BigEndian
-	}
-	return elf.Machine(order.Uint16(head[18:])), true
 }
 
 // switchLink makes link point to target in one step.
