@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"math/bits"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -26,10 +27,10 @@ type nodes struct {
 	// returns.
 	chunks atomic.Pointer[[]*atomic.Pointer[chunk]]
 
-	// tidy gives memory back to the system when many nodes have been forgotten:
-	// left to itself, an idle Go program keeps it for minutes.
-	tidy      *time.Timer
-	forgotten atomic.Int64
+	// tidying gives memory back to the system once many nodes have been
+	// forgotten: left to itself, an idle Go program keeps it for minutes.
+	tidying   *time.Timer
+	forgotten atomic.Int64 // since the last time
 
 	mu         sync.Mutex // guards all below, and every slot but for slot.node
 	open       []uint32   // places of the chunks that have a free slot, or are nil
@@ -54,8 +55,9 @@ type slot struct {
 const rootID = 1
 
 func newNodes(root *overlay.Node, release func(*overlay.Node, uint64)) *nodes {
-	ns := &nodes{root: root, release: release, tidy: time.AfterFunc(time.Hour, debug.FreeOSMemory)}
-	ns.tidy.Stop()
+	ns := &nodes{root: root, release: release}
+	ns.tidying = time.AfterFunc(time.Hour, ns.tidy)
+	ns.tidying.Stop()
 	ns.chunks.Store(new([]*atomic.Pointer[chunk]))
 	root.Tag.Store(ns.place(root))
 	return ns
@@ -131,14 +133,24 @@ func (ns *nodes) forget(id, refs uint64) {
 	}
 	if n, refs := ns.drop(id, refs); n != nil {
 		ns.release(n, refs)
-		if ns.forgotten.Add(1)%manyNodes == 0 {
-			ns.tidy.Reset(time.Second)
+		if many := ns.forgotten.Add(1); many >= manyNodes && many%1024 == 0 {
+			ns.tidying.Reset(idle)
 		}
 	}
 }
 
-// manyNodes are some 20 MiB.
-const manyNodes = 1 << 16
+const (
+	manyNodes = 1 << 16 // some 20 MiB
+	idle      = time.Second
+)
+
+// tidy gives the memory back. Two collections, since what a pool holds survives
+// one: go-fuse's requests of 1 MiB among it.
+func (ns *nodes) tidy() {
+	ns.forgotten.Store(0)
+	runtime.GC()
+	debug.FreeOSMemory()
+}
 
 // drop takes refs references out of the table. The caller releases them
 // outside the lock. A lookup may find the node again before that: it then
