@@ -110,7 +110,7 @@ func (p *Project) checkoutPackages() ([]Package, error) {
 	}
 	var all []Package
 	for _, pk := range byName {
-		if !c.blocked.blocks(pk.Name, pk.version) {
+		if !c.blocked.blocks(pk.Name, pk.Recipe.Version) {
 			bad = append(bad, pk.resolve(byName, c.blocked))
 			all = append(all, pk.Package)
 		}
@@ -138,8 +138,7 @@ func (p *Project) checkoutShown() ([]pkg, error) {
 // dadkPackage is a package with what its relations need.
 type dadkPackage struct {
 	Package
-	version string
-	needs   map[string]string // versions by name
+	needs map[string]string // versions by name
 }
 
 // readDADK reads one package file.
@@ -173,7 +172,8 @@ func (p *Project) dadkPackage(t *dadkTable) (*dadkPackage, error) {
 		}
 	}
 	r := &Recipe{
-		Archs: t.TargetArch, Env: make(map[string]string), Timeout: defaultTimeout, Confined: true, Once: t.BuildOnce,
+		Version: strings.TrimSpace(t.Version),
+		Archs:   t.TargetArch, Env: make(map[string]string), Timeout: defaultTimeout, Confined: true, Once: t.BuildOnce,
 	}
 	if t.Install.Path != nil {
 		if !path.IsAbs(*t.Install.Path) {
@@ -189,7 +189,7 @@ func (p *Project) dadkPackage(t *dadkTable) (*dadkPackage, error) {
 		}
 		r.Env[env.Key] = env.Value
 	}
-	pk := &dadkPackage{Package: Package{Name: name, Recipe: r}, version: strings.TrimSpace(t.Version), needs: make(map[string]string)}
+	pk := &dadkPackage{Package: Package{Name: name, Recipe: r}, needs: make(map[string]string)}
 	for _, need := range t.Depends {
 		r.Depends = append(r.Depends, need.Name)
 		pk.needs[need.Name] = need.Version
@@ -275,10 +275,10 @@ func (pk *dadkPackage) resolve(all map[string]*dadkPackage, blocked *blocklist) 
 		switch {
 		case need == nil:
 			continue // told with what there is
-		case blocked.blocks(name, need.version):
+		case blocked.blocks(name, need.Recipe.Version):
 			return pk.Recipe.at(&valueError{name, "config/app-blocklist.toml blocks this package; block what depends on it too, or let it through"})
-		case need.version != version:
-			return pk.Recipe.at(&valueError{name, fmt.Sprintf("version %q of it is wanted, but there is %q", version, need.version)})
+		case need.Recipe.Version != version:
+			return pk.Recipe.at(&valueError{name, fmt.Sprintf("version %q of it is wanted, but there is %q", version, need.Recipe.Version)})
 		}
 		// DADK's folder is what is installed, ours the root with it in place.
 		pk.Recipe.Env["DADK_BUILD_CACHE_DIR_"+dadkVariable(name, version)] = path.Join("${"+DependencyVariable(name)+"}", need.Recipe.Path)

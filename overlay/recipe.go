@@ -20,6 +20,9 @@ const RecipeName = "package.toml"
 type Recipe struct {
 	File string // on the host
 
+	// What a list of contents says of the package; "" where it isn't known.
+	Version, License string // the latter as an SPDX expression
+
 	// Command is run in the package's folder. What it puts into DESTDIR is the
 	// package.
 	Command []string
@@ -55,6 +58,8 @@ type recipeTable struct {
 	Tools    []string          `toml:"tools"`
 	Ignore   []string          `toml:"ignore"`
 	Confined *bool             `toml:"confined"`
+	Version  string            `toml:"version"`
+	License  string            `toml:"license"`
 }
 
 // defaultTimeout ends a build that hangs, where its recipe doesn't say when.
@@ -96,6 +101,7 @@ func (r *Recipe) For(arch string) bool {
 
 func (t *recipeTable) recipe() (*Recipe, error) {
 	r := &Recipe{
+		Version: t.Version, License: t.License,
 		Path: strings.TrimPrefix(path.Clean("/"+t.Path), "/"), Depends: slices.Compact(slices.Sorted(slices.Values(t.Depends))),
 		Env: t.Env, Timeout: defaultTimeout, Tools: t.Tools, Ignore: t.Ignore,
 		Confined: t.Confined == nil || *t.Confined,

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os/signal"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/export"
+)
+
+func sbomCommand(std streams) *cli.Command {
+	return &cli.Command{
+		Name:  "sbom",
+		Usage: "list what is inside, as an SPDX 2.3 document in JSON",
+		Description: "Layers and packages with their versions, what a Debian or Alpine base has installed, and\n" +
+			"every file with its digests and the layer that it comes from. The same tree makes the\n" +
+			"same bytes; the document is dated by SOURCE_DATE_EPOCH, or 1970.",
+		Flags: []cli.Flag{
+			&cli.PathFlag{Name: "o", Usage: "write to `FILE`, which appears when it is whole; stdout if not given"},
+			&cli.StringFlag{Name: "name", Value: "rootfs", Usage: "the system's `NAME` in the document"},
+			&cli.BoolFlag{Name: "strict", Usage: "fail where there would be a warning"},
+			noBuildFlag(),
+			keepGoingFlag(),
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef(c, "takes no arguments but flags")
+			}
+			if c.String("name") == "" {
+				return usagef(c, "--name needs a name")
+			}
+			file := c.Path("o")
+			if file == "" {
+				return listContents(c, std, std.out, nil)
+			}
+			out, err := export.CreateOutput(file)
+			if err != nil {
+				return err
+			}
+			defer out.Discard()
+			if err := listContents(c, std, out.File, []string{file}); err != nil {
+				return err
+			}
+			return out.Commit()
+		},
+	}
+}
+
+// listContents writes the project's list of contents to w; outputs are the
+// paths that it will have.
+func listContents(c *cli.Context, std streams, w io.Writer, outputs []string) (err error) {
+	project, err := findProject(c)
+	if err != nil {
+		return err
+	}
+	r := &export.Request{Strict: c.Bool("strict"), Log: logger(c, std.err)}
+	if r.Epoch, err = epoch(c); err != nil {
+		return err
+	}
+	if err := buildFirst(c, std, project); err != nil {
+		return err
+	}
+	collectRarely()
+	state, tree, done, err := openMoment(project, r)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	if err := checkOutputs(project, state, outputs); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	m := newMeter(c, std.err)
+	defer m.End()
+	r.Progress = m
+	d := export.Document{Name: c.String("name"), Creator: "rootfs-" + strings.Trim(readVersion().Version, "()")}
+	if err = export.WriteSBOM(ctx, tree, w, d, r); errors.Is(err, context.Canceled) {
+		return errors.New("interrupted")
+	}
+	return err
+}
