@@ -23,10 +23,11 @@ import (
 // a scratch file. It implements [partial.CompressedLayer].
 type partLayer struct {
 	PushedLayer
-	file *os.File
-	sum  TarSum // of the tar itself
-	sent atomic.Bool
-	tell func(n int64) // of bytes that are being sent
+	packed Compression
+	file   *os.File
+	sum    TarSum // of the tar itself
+	sent   atomic.Bool
+	tell   func(n int64) // of bytes that are being sent
 }
 
 // Digest implements [partial.CompressedLayer].
@@ -38,8 +39,13 @@ func (l *partLayer) DiffID() (v1.Hash, error) { return hashOf(l.sum.SHA256), nil
 // Size implements [partial.CompressedLayer].
 func (l *partLayer) Size() (int64, error) { return l.PushedLayer.Size, nil }
 
-// MediaType implements [partial.CompressedLayer]: every reader takes gzip.
-func (l *partLayer) MediaType() (types.MediaType, error) { return types.OCILayer, nil }
+// MediaType implements [partial.CompressedLayer].
+func (l *partLayer) MediaType() (types.MediaType, error) {
+	if l.packed == Zstd {
+		return types.OCILayerZStd, nil
+	}
+	return types.OCILayer, nil
+}
 
 // Compressed implements [partial.CompressedLayer]. It is asked for by who has
 // found that the registry hasn't the layer.
@@ -123,35 +129,52 @@ func partsOf(t *overlay.Tree) []overlay.Part {
 }
 
 // makeLayer makes the layer between two trees; nil if they are the same.
-func makeLayer(ctx context.Context, below, tree treeNames, part overlay.Part, scratch string, r *Request) (_ *partLayer, err error) {
+func makeLayer(ctx context.Context, below, tree treeNames, part overlay.Part, scratch string, r *Request) (*partLayer, error) {
 	r.Progress.Step("packing "+part.String(), 0)
-	l := &partLayer{PushedLayer: PushedLayer{Part: part}, tell: r.Progress.Add}
-	if l.file, err = Scratch(scratch); err != nil {
-		return nil, err
-	}
-	digest := sha256.New()
-	counter := &countingWriter{w: io.MultiWriter(l.file, digest)}
-	err = compressTo(counter, Gzip, func(w io.Writer) error {
-		t := NewTarWriter(ctx, w, TarOptions{Log: r.Log, Progress: r.Progress.Add, Digest: true})
+	l := &partLayer{PushedLayer: PushedLayer{Part: part}, packed: Gzip} // which every reader takes
+	err := l.pack(ctx, scratch, r, func(t *TarWriter) (int, error) {
 		add := func(e *overlay.Entry) error {
 			r.machines.watch(e)
 			return t.Add(e)
 		}
 		d := &layerDiff{add: add, lower: below, upper: tree}
 		err := d.run(ctx, r.Epoch)
+		return d.entries, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if l.Entries == 0 {
+		return nil, l.file.Close()
+	}
+	return l, nil
+}
+
+// pack makes the layer of what write, which returns the number of entries, gives
+// to the tar.
+func (l *partLayer) pack(ctx context.Context, scratch string, r *Request, write func(*TarWriter) (int, error)) (err error) {
+	if l.file, err = Scratch(scratch); err != nil {
+		return err
+	}
+	l.tell = r.Progress.Add
+	digest := sha256.New()
+	counter := &countingWriter{w: io.MultiWriter(l.file, digest)}
+	err = compressTo(counter, l.packed, func(w io.Writer) error {
+		t := NewTarWriter(ctx, w, TarOptions{Log: r.Log, Progress: r.Progress.Add, Digest: true})
+		entries, err := write(t)
 		sum, closeErr := t.Close()
 		if err == nil {
 			err = closeErr
 		}
-		l.sum, l.Entries = sum, d.entries
+		l.sum, l.Entries = sum, entries
 		return err
 	})
-	if err != nil || l.Entries == 0 {
-		return nil, errors.Join(err, l.file.Close())
+	if err != nil {
+		return errors.Join(err, l.file.Close())
 	}
 	l.PushedLayer.Size = counter.n
 	l.PushedLayer.Digest = hashOf([sha256.Size]byte(digest.Sum(nil)))
-	return l, nil
+	return nil
 }
 
 // imageCore is an image of layers that are made. It implements
@@ -161,12 +184,17 @@ type imageCore struct {
 	config, manifest []byte
 }
 
-func newImage(layers partLayers, o ImageOptions) (v1.Image, error) {
+// newImage makes an image of layers, with annotations in its manifest.
+func newImage(layers partLayers, o ImageOptions, annotations map[string]string) (v1.Image, error) {
 	var made []madeLayer
 	var blobs []v1.Descriptor
 	for _, l := range layers {
 		made = append(made, madeLayer{l.sum.SHA256, "rootfs: " + l.Part.String()})
-		blobs = append(blobs, v1.Descriptor{MediaType: types.OCILayer, Size: l.PushedLayer.Size, Digest: l.PushedLayer.Digest})
+		d, err := partial.Descriptor(l)
+		if err != nil {
+			return nil, err
+		}
+		blobs = append(blobs, *d)
 	}
 	config, err := o.configOf(made...)
 	if err != nil {
@@ -181,6 +209,7 @@ func newImage(layers partLayers, o ImageOptions) (v1.Image, error) {
 		MediaType:     types.OCIManifestSchema1,
 		Config:        v1.Descriptor{MediaType: types.OCIConfigJSON, Size: size, Digest: digest},
 		Layers:        blobs,
+		Annotations:   annotations,
 	})
 	if err != nil {
 		return nil, err

@@ -51,7 +51,7 @@ func Push(ctx context.Context, t *overlay.Tree, ref, scratch string, r *Request)
 		return nil, err
 	}
 	defer layers.close()
-	image, err := newImage(layers, ImageOptions{Arch: t.Project().Manifest.Arch, Created: q.created()})
+	image, err := newImage(layers, ImageOptions{Arch: t.Project().Manifest.Arch, Created: q.created()}, nil)
 	if err != nil {
 		return nil, err
 	}

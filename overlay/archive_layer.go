@@ -243,7 +243,7 @@ func (w *layerWriter) entry(ctx context.Context, h *tar.Header, content io.Reade
 			return err
 		})
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
-		return w.file(p, m, h, func(f *os.File) error { return w.copySparse(ctx, f, content, h.Size) })
+		return w.file(p, m, h, func(f *os.File) error { return copySparse(ctx, f, content, h.Size, w.buf) })
 	}
 	return w.file(p, m, h, func(*os.File) error { return nil })
 }
@@ -397,8 +397,8 @@ func (w *layerWriter) finish() (implicit string, err error) {
 var zeros [4096]byte
 
 // copySparse writes size bytes of src to f, which is new, and leaves blocks of
-// zeros unwritten.
-func (w *layerWriter) copySparse(ctx context.Context, f *os.File, src io.Reader, size int64) error {
+// zeros unwritten. It reads into buf, whose size is a multiple of theirs.
+func copySparse(ctx context.Context, f *os.File, src io.Reader, size int64, buf []byte) error {
 	if size >= int64(len(zeros)) {
 		// Holes at the end need it; and a size that the host can't hold
 		// fails now.
@@ -410,8 +410,8 @@ func (w *layerWriter) copySparse(ctx context.Context, f *os.File, src io.Reader,
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := fill(src, w.buf[:min(int64(len(w.buf)), size-off)])
-		if err := writeData(f, w.buf[:n], off); err != nil {
+		n, err := fill(src, buf[:min(int64(len(buf)), size-off)])
+		if err := writeData(f, buf[:n], off); err != nil {
 			return err
 		}
 		off += int64(n)

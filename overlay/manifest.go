@@ -35,6 +35,9 @@ type Manifest struct {
 	Sysconfig struct {
 		Path string `toml:"path"`
 	} `toml:"sysconfig"`
+	Build struct {
+		Cache string `toml:"cache"` // repository of a registry that shares built packages
+	} `toml:"build"`
 	Layers []ManifestLayer `toml:"layer"`
 	Files  []ManifestFile  `toml:"file"`
 	Image  ImageSettings   `toml:"image"`

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/DragonOS-Community/rootfs/export"
 	"github.com/DragonOS-Community/rootfs/overlay"
 	"github.com/DragonOS-Community/rootfs/overlay/build"
 )
@@ -25,11 +26,11 @@ func buildCommand(std streams) *cli.Command {
 		Description: "Builds all packages, or those named and what they depend on, in parallel. The outputs\n" +
 			"are in .rootfs/packages and show in a mount at once; .rootfs/logs has a log for each.\n" +
 			"A package that can't be built stays what it was.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.IntFlag{Name: "j", Usage: "build `N` packages at a time (default: one a processor)"},
 			&cli.BoolFlag{Name: "keep-going", Aliases: []string{"k"}, Usage: "after a failure, build what doesn't depend on it"},
 			&cli.BoolFlag{Name: "force", Usage: "build also what hasn't changed"},
-		},
+		}, cacheFlags()...),
 		Action: func(c *cli.Context) error {
 			if c.Int("j") < 0 {
 				return usagef(c, "-j %d: give how many packages to build at a time", c.Int("j"))
@@ -64,6 +65,31 @@ func keepGoingFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "keep-going", Aliases: []string{"k"}, Usage: "leave out, with a warning, packages that can't be built"}
 }
 
+// cacheFlags are of all verbs that build.
+func cacheFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "cache", EnvVars: []string{"ROOTFS_CACHE"}, Usage: "share built packages through the repository `REF` of a registry"},
+		&cli.BoolFlag{Name: "cache-read-only", EnvVars: []string{"ROOTFS_CACHE_READ_ONLY"}, Usage: "take packages from there, and put none into it"},
+	}
+}
+
+// packageCache returns the cache that the flags, the environment or the
+// manifest name; nil for none. A flag without a value means none.
+func packageCache(c *cli.Context, p *overlay.Project) (cache build.Cache, readOnly bool, err error) {
+	ref := p.Manifest.Build.Cache
+	if c.IsSet("cache") {
+		ref = c.String("cache")
+	}
+	if ref == "" {
+		return nil, false, nil
+	}
+	cache, err = export.NewPackageCache(ref, p.StateDir())
+	if err != nil {
+		err = fmt.Errorf("cache %s: %w", quoted(ref), err)
+	}
+	return cache, c.Bool("cache-read-only"), err
+}
+
 // buildFirst brings the project's packages up to date for a verb that shows
 // them.
 func buildFirst(c *cli.Context, std streams, p *overlay.Project) error {
@@ -89,6 +115,10 @@ func buildFirst(c *cli.Context, std streams, p *overlay.Project) error {
 // buildPackages builds with its progress shown, and the last words of what
 // fails.
 func buildPackages(ctx context.Context, c *cli.Context, std streams, p *overlay.Project, o build.Options) ([]build.Result, error) {
+	var err error
+	if o.Cache, o.CacheReadOnly, err = packageCache(c, p); err != nil {
+		return nil, err
+	}
 	d := newBuildDisplay(c, std.err)
 	o.Observer, o.Logger = d, slog.New(&lineHandler{w: d, level: logLevel(c)})
 	results, err := build.Run(ctx, p, o)
@@ -111,7 +141,7 @@ func printResults(c *cli.Context, std streams, p *overlay.Project, results []bui
 	counts := map[build.State]int{}
 	for _, r := range results {
 		counts[r.State]++
-		if r.State == build.Built || r.State == build.Restored {
+		if r.State == build.Built || r.State == build.Restored || r.State == build.Fetched {
 			link := filepath.Join(p.BuiltDir(), r.Name)
 			if err := fprintf(std.out, "%s %s\n", r.State, quoted(link)); err != nil {
 				return err
@@ -143,7 +173,7 @@ func printResultsJSON(enc *json.Encoder, results []build.Result) error {
 		line := struct {
 			Type   string `json:"type"`
 			Name   string `json:"name"`
-			State  string `json:"state"` // unchanged restored built failed skipped
+			State  string `json:"state"` // unchanged restored built fetched failed skipped
 			Output string `json:"output,omitempty"`
 			Log    string `json:"log,omitempty"`
 			Error  string `json:"error,omitempty"`

@@ -26,7 +26,7 @@ func exportCommand(std streams) *cli.Command {
 		Description: "Several outputs are written in one walk. Each appears when it is whole. What the flags\n" +
 			"don't say comes from [image] in rootfs.toml. Times are no later than SOURCE_DATE_EPOCH,\n" +
 			"if that is set.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.PathFlag{Name: "img", Usage: "write a disk image to `FILE`"},
 			&cli.PathFlag{Name: "tar", Usage: "write a layer tar to `FILE`"},
 			&cli.PathFlag{Name: "docker", Usage: "write a docker archive to `FILE`, compressed if it ends in .gz or .zst"},
@@ -42,7 +42,7 @@ func exportCommand(std streams) *cli.Command {
 			noBuildFlag(),
 			keepGoingFlag(),
 			&cli.BoolFlag{Name: "n", Usage: "print what would be written, and write nothing"},
-		},
+		}, cacheFlags()...),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usagef(c, "takes no arguments but flags")

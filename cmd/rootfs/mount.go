@@ -23,12 +23,12 @@ func mountCommand(std streams) *cli.Command {
 		ArgsUsage: "MNT",
 		Description: "Returns when the mount is ready; a daemon then serves it until `rootfs umount MNT`,\n" +
 			"`fusermount3 -u MNT` or SIGTERM.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "f", Usage: "stay in the foreground; Ctrl-C ends the mount"},
 			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTS`, separated by commas: allow_other, debug, or what fuse(8) knows; lowerdir=DIR[:DIR…], upperdir=DIR, workdir=DIR for directories in place of the project"},
 			noBuildFlag(),
 			keepGoingFlag(),
-		},
+		}, cacheFlags()...),
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
 				return usagef(c, "give one directory to mount on")

@@ -26,6 +26,7 @@ var capabilities = map[string]func() bool{
 	"overlayfs": kernelOverlay,
 	"cc":        func() bool { return found("gcc") && found("make") },
 	"git":       func() bool { return found("git") },
+	"registry":  func() bool { return found("docker-registry") },
 	"rsync":     func() bool { return found("rsync") },
 	"python3":   func() bool { return found("python3") },
 	"skopeo":    func() bool { return found("skopeo") },

@@ -23,10 +23,10 @@ func pushCommand(std streams) *cli.Command {
 			"has are not sent again, so that a push that was ended goes on where it was. Credentials\n" +
 			"are those of docker login or podman login. Times are no later than SOURCE_DATE_EPOCH,\n" +
 			"if that is set. The last line on stdout is the image by its digest.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "strict", Usage: "fail where there would be a warning"},
 			noBuildFlag(),
-		},
+		}, cacheFlags()...),
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
 				return usagef(c, "give one reference, as registry.example.org/team/system:1")

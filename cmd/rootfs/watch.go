@@ -18,6 +18,7 @@ func watchCommand(std streams) *cli.Command {
 		ArgsUsage: "[PKG…]",
 		Description: "Builds as rootfs build does, and again whenever a package's folder or rootfs.toml\n" +
 			"changes. A mount shows each output as soon as it is there.",
+		Flags: cacheFlags(),
 		Action: func(c *cli.Context) error {
 			project, err := findProject(c)
 			if err != nil {
@@ -30,6 +31,9 @@ func watchCommand(std streams) *cli.Command {
 			r := &watchReport{c: c, std: std, project: project, told: make(map[string]string)}
 			r.log = slog.New(&lineHandler{w: d, level: logLevel(c)})
 			o := build.Options{Names: c.Args().Slice(), KeepGoing: true, Logger: r.log, Observer: d}
+			if o.Cache, o.CacheReadOnly, err = packageCache(c, project); err != nil {
+				return err
+			}
 			return build.Watch(ctx, project, o, r.report)
 		},
 	}
@@ -52,7 +56,7 @@ func (w *watchReport) report(results []build.Result, err error) {
 	news := false
 	for _, r := range results {
 		w.failure(r.Name, r.Err, r.Ran)
-		news = news || r.Ran || r.State == build.Restored
+		news = news || r.Ran || r.State == build.Restored || r.State == build.Fetched
 	}
 	if news {
 		_ = printResults(w.c, w.std, w.project, results) // the next round tells too

@@ -26,6 +26,9 @@ type Options struct {
 	Logger    *slog.Logger
 	Observer  Observer
 
+	Cache         Cache // asked before a package is built, and given what was; nil for none
+	CacheReadOnly bool  // it is given nothing
+
 	failures *failures // not to be tried again; nil for none
 }
 
@@ -45,12 +48,13 @@ const (
 	Unchanged State = iota + 1 // its inputs are as they were
 	Restored                   // its inputs are as they were some time before
 	Built
+	Fetched // somebody has built it, and the cache has what came of it
 	Failed
 	Skipped // something else failed
 )
 
 func (s State) String() string {
-	return [...]string{"", "unchanged", "restored", "built", "failed", "skipped"}[s]
+	return [...]string{"", "unchanged", "restored", "built", "fetched", "failed", "skipped"}[s]
 }
 
 // Result is what came of one package.
@@ -91,6 +95,7 @@ func Run(ctx context.Context, p *overlay.Project, o Options) (results []Result, 
 		o.Jobs = runtime.NumCPU()
 	}
 	b := &builder{project: p, options: o, slots: make(chan struct{}, o.Jobs), folders: commonFolders(p.Root)}
+	b.shared = newSharing(&o)
 	if b.confines = canConfine(); !b.confines {
 		o.Logger.Debug("this kernel has no Landlock: builds may write anywhere")
 	}

@@ -46,13 +46,14 @@ func crossCompile(arch string) string {
 }
 
 // hashedEnv lists the variables that may change what is built: the recipe's,
-// with what they refer to, and those of the architecture.
+// with what they refer to, and those of the architecture. Where a person's
+// folders are says nothing of it.
 func hashedEnv(r *overlay.Recipe, arch string) []string {
 	vars := map[string]string{"ARCH": arch, "CROSS_COMPILE": crossCompile(arch)}
 	for name, value := range r.Env {
 		vars[name] = value
 		for _, m := range reference.FindAllStringSubmatch(value, -1) {
-			if _, ok := vars[m[1]]; !ok && !slices.Contains(places, m[1]) {
+			if _, ok := vars[m[1]]; !ok && !slices.Contains(places, m[1]) && !slices.Contains(inherited, m[1]) {
 				vars["caller's "+m[1]] = os.Getenv(m[1])
 			}
 		}

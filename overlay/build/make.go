@@ -43,6 +43,12 @@ func (b *builder) make(ctx context.Context, u *unit) error {
 	if err := b.options.failures.of(u.Name, w.key()); err != nil {
 		return err
 	}
+	if ok, err := w.fetchOutput(ctx); err != nil {
+		return err
+	} else if ok {
+		b.built <- w
+		return nil
+	}
 	u.result.Ran = true
 	b.options.Observer.Begin(u.Name)
 	if err := w.build(ctx); err != nil {
@@ -50,6 +56,7 @@ func (b *builder) make(ctx context.Context, u *unit) error {
 		return errors.Join(err, w.remember())
 	}
 	b.built <- w
+	w.shareOutput()
 	return nil
 }
 
@@ -113,7 +120,7 @@ func (w *work) show(output string) error {
 
 // build runs the command and makes what it leaves the package's output.
 func (w *work) build(ctx context.Context) (err error) {
-	staging := filepath.Join(w.project.StateDir(), "staging", w.Name)
+	staging := w.staging()
 	if err := removeTree(staging); err != nil {
 		return err
 	}
@@ -128,9 +135,22 @@ func (w *work) build(ctx context.Context) (err error) {
 	if err := w.learn(); err != nil {
 		return err
 	}
+	w.result.State = Built
+	return w.take(root, "")
+}
+
+// staging is the folder of what is being made.
+func (w *work) staging() string { return filepath.Join(w.project.StateDir(), "staging", w.Name) }
+
+// take makes the tree at root the package's output. Its content must be what
+// the hash want says, unless that is empty.
+func (w *work) take(root, want string) error {
 	tree, err := inspect(root, w.arch())
 	if err != nil {
 		return err
+	}
+	if want != "" && tree.name() != want {
+		return fmt.Errorf("its content has the hash %s, not %q", tree.name(), want)
 	}
 	if len(tree.alien) > 0 {
 		w.options.Logger.Warn(fmt.Sprintf("%s: has programs for another machine than %s: %s", w.Name, w.arch(), some(tree.alien)))
@@ -142,7 +162,7 @@ func (w *work) build(ctx context.Context) (err error) {
 	if err := w.show(output); err != nil {
 		return err
 	}
-	w.result.State, w.result.Output = Built, w.outputDir(output)
+	w.result.Output = w.outputDir(output)
 	w.dropped = w.rec.add(w.arch(), done{w.key(), output})
 	return nil
 }

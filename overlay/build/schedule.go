@@ -18,8 +18,10 @@ type builder struct {
 	slots    chan struct{} // one is held by whoever works
 	folders  []string      // where every command may write
 	confines bool          // the kernel can keep it there
+	shared   *sharing
 	failed   atomic.Bool
 	built    chan *work // to be committed
+	toShare  chan share
 }
 
 // unit is a package in a run. What is below done may be read when that is
@@ -47,7 +49,7 @@ func (b *builder) run(ctx context.Context, pkgs []overlay.Package) ([]Result, er
 			need.used = true
 		}
 	}
-	b.built = make(chan *work, len(units))
+	b.built, b.toShare = make(chan *work, len(units)), make(chan share, len(units))
 	var working sync.WaitGroup
 	for _, u := range units {
 		working.Go(func() {
@@ -60,8 +62,12 @@ func (b *builder) run(ctx context.Context, pkgs []overlay.Package) ([]Result, er
 	}
 	committed := make(chan error)
 	go func() { committed <- b.commitAll() }()
+	var sharing sync.WaitGroup
+	sharing.Go(func() { b.shareAll(ctx) })
 	working.Wait()
 	close(b.built)
+	close(b.toShare)
+	sharing.Wait()
 	var results []Result
 	errs := []error{<-committed}
 	for _, u := range units {
