@@ -25,6 +25,7 @@ var capabilities = map[string]func() bool{
 	"fsck":      func() bool { return found("e2fsck") },
 	"overlayfs": kernelOverlay,
 	"cc":        func() bool { return found("gcc") && found("make") },
+	"go":        func() bool { return found("go") },
 	"git":       func() bool { return found("git") },
 	"registry":  func() bool { return found("docker-registry") },
 	"rsync":     func() bool { return found("rsync") },
