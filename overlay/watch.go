@@ -44,6 +44,7 @@ type watcher struct {
 	mu     sync.Mutex
 	dirs   map[string]*Node         // by host path
 	polled map[string]unix.Timespec // not watched: their last change
+	poller *time.Timer              // runs while there are polled ones: an idle daemon sleeps
 	full   bool                     // the limit of watches was met
 }
 
@@ -60,6 +61,8 @@ func (t *Tree) Watch(notify Notifier) error {
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), done: make(chan struct{}),
 		dirs: make(map[string]*Node), polled: make(map[string]unix.Timespec),
 	}
+	w.poller = time.AfterFunc(time.Hour, w.poll)
+	w.poller.Stop()
 	go w.receive()
 	w.watchLayers()
 	t.mu.Lock()
@@ -121,6 +124,9 @@ func (w *watcher) watchPath(path string) {
 	}
 	var st unix.Stat_t
 	_ = unix.Stat(path, &st) // a missing one is seen when it comes
+	if len(w.polled) == 0 {
+		w.poller.Reset(pollEvery)
+	}
 	w.polled[path] = st.Mtim
 }
 
@@ -148,6 +154,7 @@ func (w *watcher) remove(n *Node) {
 }
 
 func (w *watcher) close() {
+	w.poller.Stop()
 	_ = w.events.Close()
 	<-w.done
 }
@@ -209,14 +216,10 @@ func (w *watcher) receive() {
 
 func (w *watcher) run() {
 	defer close(w.done)
-	poll := time.NewTicker(pollEvery)
-	defer poll.Stop()
 	for {
 		select {
 		case <-w.ended:
 			return
-		case <-poll.C:
-			w.poll()
 		case <-w.wake:
 			time.Sleep(settle)
 			w.batchMu.Lock()
@@ -230,6 +233,11 @@ func (w *watcher) run() {
 
 // poll looks at the directories that aren't watched.
 func (w *watcher) poll() {
+	select {
+	case <-w.ended:
+		return
+	default:
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for path, was := range w.polled {
@@ -239,6 +247,9 @@ func (w *watcher) poll() {
 		}
 		w.polled[path] = st.Mtim
 		w.later(func(b *batch) { b.overflow = true }) // one look at all is cheaper than many
+	}
+	if len(w.polled) > 0 {
+		w.poller.Reset(pollEvery)
 	}
 }
 
