@@ -52,6 +52,9 @@ type checkoutTable struct {
 	} `toml:"user"`
 }
 
+// IsCheckout tells whether the project is in the form of DragonOS.
+func (p *Project) IsCheckout() bool { return p.Manifest.checkout != nil }
+
 func isCheckout(root string) bool { return isDir(filepath.Join(root, checkoutManifests)) }
 
 // checkoutManifest returns the manifest that ROOTFS_MANIFEST names.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os/signal"
 	"path/filepath"
@@ -45,7 +46,7 @@ func buildCommand(std streams) *cli.Command {
 				Names: c.Args().Slice(), Jobs: c.Int("j"), KeepGoing: c.Bool("keep-going"), Force: c.Bool("force"),
 			})
 			if printErr := printResults(c, std, project, results); printErr != nil || err != nil {
-				return errors.Join(err, printErr)
+				return tellEach(std.err, errors.Join(err, printErr))
 			}
 			if results == nil && !c.Bool("json") {
 				logger(c, std.err).Info("nothing to build: no package has a recipe (package.toml)")
@@ -53,6 +54,20 @@ func buildCommand(std streams) *cli.Command {
 			return nil
 		},
 	}
+}
+
+// tellEach gives each of several packages that failed a line of its own.
+func tellEach(w io.Writer, err error) error {
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) == 1 {
+		return err
+	}
+	for _, line := range lines {
+		if err := fprintf(w, "rootfs: build: %s\n", line); err != nil {
+			return err
+		}
+	}
+	return &toldError{exitFailed}
 }
 
 // noBuildFlag is of the verbs that build first.
@@ -139,8 +154,12 @@ func printResults(c *cli.Context, std streams, p *overlay.Project, results []bui
 		return nil
 	}
 	counts := map[build.State]int{}
+	var skipped []string
 	for _, r := range results {
 		counts[r.State]++
+		if r.State == build.Skipped {
+			skipped = append(skipped, quoted(r.Name))
+		}
 		if r.State == build.Built || r.State == build.Restored || r.State == build.Fetched {
 			link := filepath.Join(p.BuiltDir(), r.Name)
 			if err := fprintf(std.out, "%s %s\n", r.State, quoted(link)); err != nil {
@@ -156,6 +175,9 @@ func printResults(c *cli.Context, std streams, p *overlay.Project, results []bui
 		if counts[s] > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", counts[s], s))
 		}
+	}
+	if len(skipped) > 0 {
+		parts[len(parts)-1] += ": " + strings.Join(skipped, ", ")
 	}
 	return fprintf(std.err, "%s\n", strings.Join(parts, ", "))
 }

@@ -26,6 +26,7 @@ var capabilities = map[string]func() bool{
 	"overlayfs": kernelOverlay,
 	"cc":        func() bool { return found("gcc") && found("make") },
 	"go":        func() bool { return found("go") },
+	"musl":      func() bool { return found("x86_64-linux-musl-gcc") },
 	"git":       func() bool { return found("git") },
 	"registry":  func() bool { return found("docker-registry") },
 	"rsync":     func() bool { return found("rsync") },

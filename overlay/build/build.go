@@ -99,6 +99,9 @@ func Run(ctx context.Context, p *overlay.Project, o Options) (results []Result, 
 	if b.confines = canConfine(); !b.confines {
 		o.Logger.Debug("this kernel has no Landlock: builds may write anywhere")
 	}
+	if b.headers, err = kernelHeaders(p); err != nil {
+		return nil, err
+	}
 	results, err = b.run(ctx, pkgs)
 	if len(o.Names) == 0 {
 		err = errors.Join(err, prune(p.BuiltDir(), pkgs), forget(p, pkgs))

@@ -1,7 +1,6 @@
 package build
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -71,26 +70,13 @@ const tailLines = 12
 // tail returns the last lines of a log.
 func tail(file string) []string {
 	const most = 8 << 10
-	f, err := os.Open(file)
-	if err != nil {
+	text := end(file, most)
+	if text == "" {
 		return nil
 	}
-	defer f.Close() //nolint:errcheck // only read
-	st, err := f.Stat()
-	if err != nil {
-		return nil
-	}
-	from := max(0, st.Size()-most)
-	text := make([]byte, st.Size()-from)
-	n, _ := f.ReadAt(text, from) // what there is
-	lines := bytes.Split(bytes.TrimRight(text[:n], "\n"), []byte("\n"))
-	if from > 0 {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	if len(text) == most {
 		lines = lines[1:] // cut in the middle
 	}
-	lines = lines[max(0, len(lines)-tailLines):]
-	texts := make([]string, len(lines))
-	for i, line := range lines {
-		texts[i] = string(line)
-	}
-	return texts
+	return lines[max(0, len(lines)-tailLines):]
 }

@@ -38,11 +38,15 @@ func crossCompile(arch string) string {
 	if prefix, ok := os.LookupEnv("CROSS_COMPILE"); ok {
 		return prefix
 	}
-	host := map[string]string{"amd64": "x86_64", "arm64": "aarch64", "riscv64": "riscv64", "loong64": "loongarch64"}
-	if host[runtime.GOARCH] == arch {
+	if hostArch() == arch {
 		return ""
 	}
 	return arch + "-linux-gnu-"
+}
+
+// hostArch is this machine's architecture.
+func hostArch() string {
+	return map[string]string{"amd64": "x86_64", "arm64": "aarch64", "riscv64": "riscv64", "loong64": "loongarch64"}[runtime.GOARCH]
 }
 
 // hashedEnv lists the variables that may change what is built: the recipe's,

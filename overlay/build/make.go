@@ -184,6 +184,9 @@ func (w *work) command(ctx context.Context, staging, root string) error {
 	for _, need := range w.needs {
 		own[overlay.DependencyVariable(need.Name)] = need.dir
 	}
+	if w.headers != "" {
+		own["C_INCLUDE_PATH"] = w.headers
+	}
 	c := &command{
 		argv: w.Recipe.Command, dir: w.folder, env: environment(w.Recipe, w.arch(), own),
 		timeout: w.Recipe.Timeout, log: w.result.Log,
@@ -204,8 +207,11 @@ func (w *work) command(ctx context.Context, staging, root string) error {
 // explain adds to a command's failure where to read more.
 func (w *work) explain(err error) error {
 	hint := ""
+	if lacks := advice(w.result.Log); lacks != "" {
+		hint = "; " + lacks
+	}
 	if w.Recipe.Confined && w.confines && slices.ContainsFunc(w.result.Tail, func(line string) bool { return strings.Contains(line, "Permission denied") }) {
-		hint = "; it may write only to its folder, DESTDIR and TMPDIR, unless its recipe says confined = false"
+		hint += "; it may write only to its folder, DESTDIR and TMPDIR, unless its recipe says confined = false"
 	}
 	return fmt.Errorf("%w: see %s%s", err, w.result.Log, hint)
 }

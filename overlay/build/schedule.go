@@ -18,6 +18,7 @@ type builder struct {
 	slots    chan struct{} // one is held by whoever works
 	folders  []string      // where every command may write
 	confines bool          // the kernel can keep it there
+	headers  string        // see kernelHeaders
 	shared   *sharing
 	failed   atomic.Bool
 	built    chan *work // to be committed

@@ -23,7 +23,7 @@ const toolLimit = 10 * time.Second
 func toolVersion(ctx context.Context, name string, cache map[string]toolRecord) (version string, fresh bool, err error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", false, fmt.Errorf("needs the program %q, which is not in PATH: install it", name)
+		return "", false, missingProgram(name)
 	}
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return "", false, err

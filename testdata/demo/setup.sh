@@ -19,6 +19,7 @@ package() {
 	mkfs.xfs) echo xfsprogs ;;
 	mkfs.fat | mkfs.vfat | fsck.fat) echo dosfstools ;;
 	mcopy | mdir | minfo) echo mtools ;;
+	musl-gcc) echo musl-tools ;;
 	partx) echo util-linux ;;
 	qemu-system-x86_64) echo qemu-system-x86 ;;
 	setcap | getcap) echo libcap2-bin ;;
