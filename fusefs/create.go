@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The modes that arrive here have the caller's umask taken out already
-// (DONT_MASK isn't negotiated).
+// The modes that arrive here are as the caller said, beside the umask
+// (DONT_MASK): whether that counts depends on the directory's access list.
 
 // permissions are the bits of st_mode that a caller chooses.
 const permissions = 0o7777
@@ -21,7 +21,7 @@ func (f *filesystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, o
 		return stale
 	}
 	var e overlay.Entry
-	n, err := f.tree.Create(dir, name, in.Mode&permissions, f.owner(&in.InHeader), &e)
+	n, err := f.tree.Create(dir, name, in.Mode&permissions, f.owner(&in.InHeader, in.Umask), &e)
 	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
 		// It came through a layer, and the kernel hasn't heard yet. It looks
 		// again when told so, and opens what it finds.
@@ -38,7 +38,7 @@ func (f *filesystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Cre
 		return stale
 	}
 	var e overlay.Entry
-	n, err := f.tree.Tmpfile(dir, in.Mode&permissions, f.owner(&in.InHeader), &e)
+	n, err := f.tree.Tmpfile(dir, in.Mode&permissions, f.owner(&in.InHeader, in.Umask), &e)
 	out.OpenFlags = openFlags
 	return f.made("tmpfile", in.NodeId, n, &e, err, &out.EntryOut)
 }
@@ -50,7 +50,7 @@ func (f *filesystem) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out
 		return stale
 	}
 	var e overlay.Entry
-	n, err := f.tree.Mknod(dir, name, in.Mode, uint64(in.Rdev), f.owner(&in.InHeader), &e)
+	n, err := f.tree.Mknod(dir, name, in.Mode, uint64(in.Rdev), f.owner(&in.InHeader, in.Umask), &e)
 	return f.made("mknod", in.NodeId, n, &e, err, out)
 }
 
@@ -61,7 +61,7 @@ func (f *filesystem) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out
 		return stale
 	}
 	var e overlay.Entry
-	n, err := f.tree.Mkdir(dir, name, in.Mode&permissions, f.owner(&in.InHeader), &e)
+	n, err := f.tree.Mkdir(dir, name, in.Mode&permissions, f.owner(&in.InHeader, in.Umask), &e)
 	return f.made("mkdir", in.NodeId, n, &e, err, out)
 }
 
@@ -72,7 +72,7 @@ func (f *filesystem) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name 
 		return stale
 	}
 	var e overlay.Entry
-	n, err := f.tree.Symlink(dir, name, target, f.owner(in), &e)
+	n, err := f.tree.Symlink(dir, name, target, f.owner(in, 0), &e)
 	return f.made("symlink", in.NodeId, n, &e, err, out)
 }
 

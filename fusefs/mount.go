@@ -160,7 +160,7 @@ var makeRoomForReaders = sync.OnceFunc(func() {
 //   - WRITEBACK_CACHE: the kernel would own sizes and times, and layers not be
 //     live (docs/adr/0007-writes-go-through.md).
 //   - ATOMIC_O_TRUNC: there is no OPEN that could carry O_TRUNC.
-//   - POSIX_ACL, DONT_MASK: the tree stores ACLs and doesn't interpret them.
+//   - POSIX_ACL: access lists are kept and inherited, not enforced.
 //   - POSIX_LOCKS, FLOCK_LOCKS: the kernel's own are enough on one machine.
 //   - EXPORT_SUPPORT: nobody serves this over NFS.
 func serverOptions(o *Options) *fuse.MountOptions {
@@ -175,8 +175,8 @@ func serverOptions(o *Options) *fuse.MountOptions {
 
 		// With this the kernel leaves clearing set-id bits to the tree, and
 		// asks for security.capability before a file's first write only, not
-		// before each.
-		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2,
+		// before each. The umask is left to the tree as well.
+		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK,
 
 		// Negotiated, it would count as a stacked filesystem, and kernel
 		// overlayfs on top of the mount would reach its limit.

@@ -47,9 +47,10 @@ func (o owners) user(id uint32) uint32  { return swap(id, o.uid) }
 func (o owners) group(id uint32) uint32 { return swap(id, o.gid) }
 
 // owner is who a new file belongs to; see Owners.
-func (f *filesystem) owner(in *fuse.InHeader) overlay.Owner {
-	if !f.makers {
-		return overlay.Owner{}
+func (f *filesystem) owner(in *fuse.InHeader, umask uint32) overlay.Owner {
+	o := overlay.Owner{Umask: umask}
+	if f.makers {
+		o.UID, o.GID = f.owners.user(in.Uid), f.owners.group(in.Gid)
 	}
-	return overlay.Owner{UID: f.owners.user(in.Uid), GID: f.owners.group(in.Gid)}
+	return o
 }

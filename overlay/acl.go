@@ -3,6 +3,7 @@ package overlay
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -10,7 +11,8 @@ import (
 // Access control lists are kept, not enforced. What the kernel promises of
 // them holds: they agree with the permission bits, whichever is changed, and
 // a list that says no more than the bits is none (fs/posix_acl.c:
-// posix_acl_update_mode, posix_acl_chmod). cp -a and install set such lists.
+// posix_acl_update_mode, posix_acl_chmod), and what is made in a directory gets
+// the directory's default list. cp -a and install set such lists.
 
 const (
 	xattrACLAccess  = "system.posix_acl_access"
@@ -146,4 +148,64 @@ func chmodACL(fd int, mode uint32) error {
 		}
 	}
 	return unix.Fsetxattr(fd, host, encodeACL(entries), 0)
+}
+
+// noACL is the default list of a directory that has none.
+var noACL []aclEntry
+
+// defaultACL returns the list that what is made in dir gets; none where it is
+// malformed. t.mu is held.
+func (t *Tree) defaultACL(dir *Node) ([]aclEntry, error) {
+	if known := dir.dir.defaults.Load(); known != nil {
+		return *known, nil
+	}
+	value, err := t.getXattr(dir, xattrACLDefault)
+	if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, err
+	}
+	entries, _ := decodeACL(value)
+	if t.inEdits(dir) { // where nobody else changes it
+		if len(entries) == 0 {
+			dir.dir.defaults.Store(&noACL)
+		} else {
+			dir.dir.defaults.Store(&entries)
+		}
+	}
+	return entries, nil
+}
+
+// inheritACL takes from the permissions of a new entry what dir's default list
+// doesn't grant, or where there is none the umask, and returns the entry's own
+// lists by their names on the host. acl(5), "Object creation and default ACLs";
+// fs/posix_acl.c: posix_acl_create.
+func (t *Tree) inheritACL(dir *Node, m *meta, umask uint32) ([]Xattr, error) {
+	typ := m.mode & unix.S_IFMT
+	if typ == unix.S_IFLNK {
+		return nil, nil
+	}
+	defaults, err := t.defaultACL(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(defaults) == 0 {
+		m.mode &^= umask & 0o777
+		return nil, nil
+	}
+	entries := slices.Clone(defaults)
+	c, extended := classes(entries)
+	for i, e := range c {
+		if e != nil {
+			shift := 6 - 3*i
+			e.perm &= uint16(m.mode >> shift)
+			m.mode = m.mode&^(7<<shift) | uint32(e.perm)<<shift
+		}
+	}
+	var lists []Xattr
+	if extended {
+		lists = append(lists, Xattr{xattrForeign + xattrACLAccess, encodeACL(entries)})
+	}
+	if typ == unix.S_IFDIR {
+		lists = append(lists, Xattr{xattrForeign + xattrACLDefault, encodeACL(defaults)})
+	}
+	return lists, nil
 }

@@ -55,6 +55,52 @@ func TestACLAgreesWithTheMode(t *testing.T) {
 	}
 }
 
+// A directory's default list grants what the umask would take, and passes on.
+func TestDefaultACLIsInherited(t *testing.T) {
+	tree := open(t, editProject(t))
+	etc := at(t, tree, "etc")
+	maker := Owner{Umask: 0o077}
+	made := func(path string, n *Node, err error, mode uint32, list string) {
+		t.Helper()
+		must(t, err)
+		if got := modeOf(t, tree, path); got != mode {
+			t.Errorf("%s: mode %o, want %o", path, got, mode)
+		}
+		got, err := tree.GetXattr(n, xattrACLAccess)
+		switch {
+		case list == "" && !errors.Is(err, unix.ENODATA):
+			t.Errorf("%s: the list %q (%v), want none", path, got, err)
+		case list != "" && string(got) != string(acl(t, list)):
+			t.Errorf("%s: the list is\n%q (%v), want\n%q", path, got, err, acl(t, list))
+		}
+	}
+	n, err := tree.Create(etc, "before", 0o666, maker, nil)
+	made("etc/before", n, err, unix.S_IFREG|0o600, "")
+
+	const list = "u::rwx,u:7:r-x,g::r-x,m::rwx,o::r-x"
+	must(t, tree.SetXattr(etc, xattrACLDefault, acl(t, list), 0))
+	n, err = tree.Create(etc, "file", 0o664, maker, nil)
+	made("etc/file", n, err, unix.S_IFREG|0o664, "u::rw-,u:7:r-x,g::r-x,m::rw-,o::r--")
+	n, err = tree.Mknod(etc, "null", unix.S_IFCHR|0o600, unix.Mkdev(1, 3), maker, nil)
+	made("etc/null", n, err, unix.S_IFCHR|0o600, "u::rw-,u:7:r-x,g::r-x,m::---,o::---")
+	n, err = tree.Symlink(etc, "link", "file", maker, nil)
+	made("etc/link", n, err, unix.S_IFLNK|0o777, "")
+	n, err = tree.Mkdir(etc, "dir", 0o750, maker, nil)
+	made("etc/dir", n, err, unix.S_IFDIR|0o750, "u::rwx,u:7:r-x,g::r-x,m::r-x,o::---")
+	n, err = tree.Create(n, "deep", 0o666, maker, nil)
+	made("etc/dir/deep", n, err, unix.S_IFREG|0o664, "u::rw-,u:7:r-x,g::r-x,m::rw-,o::r--")
+
+	must(t, tree.SetXattr(etc, xattrACLDefault, acl(t, "u::rwx,g::r-x,o::---"), 0))
+	n, err = tree.Create(etc, "minimal", 0o666, maker, nil)
+	made("etc/minimal", n, err, unix.S_IFREG|0o640, "")
+	must(t, tree.RemoveXattr(etc, xattrACLDefault))
+	n, err = tree.Create(etc, "after", 0o666, maker, nil)
+	made("etc/after", n, err, unix.S_IFREG|0o600, "")
+	if err := tree.SetXattr(n, xattrACLDefault, acl(t, list), 0); !errors.Is(err, unix.EACCES) {
+		t.Errorf("a default list of a file: %v", err)
+	}
+}
+
 func TestBadACL(t *testing.T) {
 	tree := open(t, editProject(t))
 	conf := at(t, tree, "etc/conf")

@@ -7,13 +7,19 @@ import (
 )
 
 // Owner says who makes an entry.
-type Owner struct{ UID, GID uint32 }
+type Owner struct {
+	UID, GID uint32
+
+	// Umask is taken out of the entry's permissions, unless its directory has
+	// a default access list.
+	Umask uint32
+}
 
 // Create makes an empty regular file and fills e with its attributes, unless
 // that is nil. It returns EEXIST when the name is taken. All that follow do the
 // same.
 func (t *Tree) Create(dir *Node, name string, mode uint32, o Owner, e *Entry) (*Node, error) {
-	return t.make(dir, name, meta{mode: unix.S_IFREG | mode&0o7777, uid: o.UID, gid: o.GID}, "", e)
+	return t.make(dir, name, unix.S_IFREG|mode&0o7777, 0, o, "", e)
 }
 
 // Mknod makes a regular file, device, fifo or socket, as the type in mode
@@ -28,7 +34,7 @@ func (t *Tree) Mknod(dir *Node, name string, mode uint32, rdev uint64, o Owner, 
 	default:
 		return nil, unix.EINVAL
 	}
-	return t.make(dir, name, meta{mode: mode, uid: o.UID, gid: o.GID, rdev: rdev}, "", e)
+	return t.make(dir, name, mode, rdev, o, "", e)
 }
 
 // Symlink makes a symbolic link to target.
@@ -39,21 +45,23 @@ func (t *Tree) Symlink(dir *Node, name, target string, o Owner, e *Entry) (*Node
 	case len(target) >= unix.PathMax:
 		return nil, unix.ENAMETOOLONG
 	}
-	return t.make(dir, name, meta{mode: unix.S_IFLNK | 0o777, uid: o.UID, gid: o.GID}, target, e)
+	return t.make(dir, name, unix.S_IFLNK|0o777, 0, o, target, e)
 }
 
 // Mkdir makes a directory.
 func (t *Tree) Mkdir(dir *Node, name string, mode uint32, o Owner, e *Entry) (*Node, error) {
-	return t.make(dir, name, meta{mode: unix.S_IFDIR | mode&0o7777, uid: o.UID, gid: o.GID}, "", e)
+	return t.make(dir, name, unix.S_IFDIR|mode&0o7777, 0, o, "", e)
 }
 
-func (t *Tree) make(dir *Node, name string, m meta, target string, e *Entry) (*Node, error) {
+func (t *Tree) make(dir *Node, name string, mode uint32, rdev uint64, o Owner, target string, e *Entry) (*Node, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.free(dir, name); err != nil {
 		return nil, err
 	}
-	if err := t.inherit(dir, &m); err != nil {
+	m := meta{mode: mode, uid: o.UID, gid: o.GID, rdev: rdev}
+	lists, err := t.inherit(dir, &m, o.Umask)
+	if err != nil {
 		return nil, err
 	}
 	if len(target) <= maxMetaTarget {
@@ -64,7 +72,7 @@ func (t *Tree) make(dir *Node, name string, m meta, target string, e *Entry) (*N
 	t.setInEdits(n)
 	n.refs.Store(1)
 	a := attrs{m: m}
-	fd, err := t.makeHost(dir, name, m, target, &a.st)
+	fd, err := t.makeHost(dir, name, m, target, lists, &a.st)
 	if err != nil {
 		return nil, err
 	}
@@ -125,33 +133,33 @@ func (d *directory) whitedOut(name string) bool {
 	return i >= 0 && d.ents[i].lower
 }
 
-// inherit gives a new entry the group of a set-gid directory.
-func (t *Tree) inherit(dir *Node, m *meta) error {
+// inherit gives a new entry the group of a set-gid directory, and returns the
+// access lists that it gets from dir.
+func (t *Tree) inherit(dir *Node, m *meta, umask uint32) ([]Xattr, error) {
 	var a attrs
 	if err := t.attrs(dir, &a); err != nil {
-		return err
+		return nil, err
 	}
-	if a.m.mode&unix.S_ISGID == 0 {
-		return nil
+	if a.m.mode&unix.S_ISGID != 0 {
+		m.gid = a.m.gid
+		if m.mode&unix.S_IFMT == unix.S_IFDIR {
+			m.mode |= unix.S_ISGID
+		}
 	}
-	m.gid = a.m.gid
-	if m.mode&unix.S_IFMT == unix.S_IFDIR {
-		m.mode |= unix.S_ISGID
-	}
-	return nil
+	return t.inheritACL(dir, m, umask)
 }
 
 // makeHost makes the host's entry for name and returns it open, its attributes
 // in st. What takes more than one call is made in the work directory and gets
 // its name by rename, so that a crash or an error leaves all of it or nothing.
-func (t *Tree) makeHost(dir *Node, name string, m meta, target string, st *unix.Stat_t) (int, error) {
+func (t *Tree) makeHost(dir *Node, name string, m meta, target string, lists []Xattr, st *unix.Stat_t) (int, error) {
 	up, err := dir.upper().open()
 	if err != nil {
 		return -1, err
 	}
 	defer dir.upper().close()
 	isDir := m.mode&unix.S_IFMT == unix.S_IFDIR
-	if m.implied() && !dir.dir.whitedOut(name) {
+	if m.implied() && lists == nil && !dir.dir.whitedOut(name) {
 		fd, err := makeEntry(up, name, m)
 		if err == nil {
 			if err = unix.Fstat(fd, st); err != nil {
@@ -176,7 +184,7 @@ func (t *Tree) makeHost(dir *Node, name string, m meta, target string, st *unix.
 			}
 		}
 		if err == nil {
-			err = recordFd(fd, m, m.hostPerm())
+			err = recordNew(fd, m, lists)
 		}
 		if err == nil && isDir && dir.dir.whitedOut(name) {
 			err = setMark(fd, xattrOpaque, "y")
@@ -194,6 +202,16 @@ func (t *Tree) makeHost(dir *Node, name string, m meta, target string, st *unix.
 		return nil
 	})
 	return fd, err
+}
+
+// recordNew gives a host entry that was just made its metadata and lists.
+func recordNew(fd int, m meta, lists []Xattr) error {
+	for _, x := range lists {
+		if err := unix.Fsetxattr(fd, x.Name, x.Value, 0); err != nil {
+			return err
+		}
+	}
+	return recordFd(fd, m, m.hostPerm())
 }
 
 // makeEntry makes a file or directory and returns it open.
@@ -264,7 +282,7 @@ func (t *Tree) Tmpfile(dir *Node, mode uint32, o Owner, e *Entry) (*Node, error)
 	}
 	m := meta{mode: unix.S_IFREG | mode&0o7777, uid: o.UID, gid: o.GID}
 	t.mu.RLock()
-	err := t.inherit(dir, &m)
+	lists, err := t.inherit(dir, &m, o.Umask)
 	t.mu.RUnlock()
 	if err != nil {
 		return nil, err
@@ -279,7 +297,7 @@ func (t *Tree) Tmpfile(dir *Node, mode uint32, o Owner, e *Entry) (*Node, error)
 		return nil, err
 	}
 	a := attrs{m: m}
-	if err = recordFd(fd, m, m.hostPerm()); err == nil {
+	if err = recordNew(fd, m, lists); err == nil {
 		err = unix.Fstat(fd, &a.st)
 	}
 	if err != nil {

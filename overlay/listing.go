@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,6 +29,8 @@ type directory struct {
 	next   uint32 // the last cookie given
 
 	overrides *overrides // of what is in it; nil for most
+
+	defaults atomic.Pointer[[]aclEntry] // see defaultACL; nil while not known
 }
 
 // dirent is one name in a directory.

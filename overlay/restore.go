@@ -118,7 +118,7 @@ func (r *restoring) copy(n, dir *Node, name string) error {
 	if err := r.from.Stat(n, &e); err != nil {
 		return err
 	}
-	owner := Owner{e.UID, e.GID}
+	owner := Owner{UID: e.UID, GID: e.GID}
 	var made *Node
 	var err error
 	switch n.typ {
@@ -185,6 +185,11 @@ func (r *restoring) attributes(n, made *Node) error {
 	xattrs, err := r.from.Xattrs(n)
 	if err != nil {
 		return err
+	}
+	for _, name := range []string{xattrACLAccess, xattrACLDefault} { // inherited in the new place
+		if err := r.to.RemoveXattr(made, name); err != nil && !errors.Is(err, unix.ENODATA) {
+			return err
+		}
 	}
 	// The owner first, since a change of it takes a capability away.
 	if err := r.to.SetAttr(made, &Change{UID: &e.UID, GID: &e.GID}); err != nil {

@@ -177,6 +177,7 @@ func (t *Tree) change(n *Node, do func(fd int) error) error {
 			return err
 		}
 		defer n.upper().close()
+		n.dir.defaults.Store(nil) // what is done may change them
 		return withDirFd(up, ".", do)
 	}
 	if err := t.copyUp(n, -1); err != nil {

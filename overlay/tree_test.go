@@ -208,7 +208,7 @@ func edits(t *testing.T, tree *Tree) {
 	etc := at(t, tree, "etc")
 	_, err := tree.Write(at(t, tree, "etc/conf"), []byte("!"), 4)
 	must(t, err)
-	deep, err := tree.Mkdir(root, "new", 0o1777, Owner{5, 6}, nil)
+	deep, err := tree.Mkdir(root, "new", 0o1777, Owner{UID: 5, GID: 6}, nil)
 	must(t, err)
 	f, err := tree.Create(deep, "file", 0o640, Owner{}, nil)
 	must(t, err)

@@ -240,8 +240,11 @@ func (t *Tree) SetXattr(n *Node, name string, value []byte, flags int) error {
 	}
 	t.freeze.RLock()
 	defer t.freeze.RUnlock()
-	if name == xattrACLAccess {
+	switch {
+	case name == xattrACLAccess:
 		return t.setACL(n, host, value, flags)
+	case name == xattrACLDefault && n.dir == nil:
+		return unix.EACCES // as the kernel says
 	}
 	return t.change(n, func(fd int) error { return unix.Fsetxattr(fd, host, value, flags) })
 }

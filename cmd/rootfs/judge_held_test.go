@@ -29,15 +29,16 @@ func (s *side) unjudged(slot int) bool {
 var heldOperations = []func(d *drawer) *operation{
 	drawOpen, drawOpen,
 	func(d *drawer) *operation {
-		slot, dir, mode := d.slot(), pick(d, "dir", d.dirs...), d.mode()
+		slot, dir, mode, umask := d.slot(), pick(d, "dir", d.dirs...), d.mode(), d.umask()
 		return op(func(s *side) string {
 			_, name := s.at(at{-1, dir})
+			defer unix.Umask(unix.Umask(umask))
 			fd, err := unix.Open(name, unix.O_RDWR|unix.O_TMPFILE|unix.O_CLOEXEC, mode)
 			if err == nil {
 				s.hold(slot, fd)
 			}
 			return said(err)
-		}, "fd%d = tmpfile in %s mode %#o", slot, dir, mode)
+		}, "fd%d = tmpfile in %s mode %#o umask %#o", slot, dir, mode, umask)
 	},
 	func(d *drawer) *operation {
 		slot, to := d.slot(), d.fresh()

@@ -70,6 +70,9 @@ func (d *drawer) mode() uint32 {
 	return pick[uint32](d, "mode", 0o644, 0o755, 0o4755, 0o2755, 0o1777, 0o600, 0, 0o6777)
 }
 
+// umask leaves set-gid its group execute; see the exceptions above.
+func (d *drawer) umask() int { return pick(d, "umask", 0o022, 0, 0o027) }
+
 // operation draws one; the simplest is none.
 func (d *drawer) operation() *operation {
 	kinds := drawOperations
@@ -95,22 +98,24 @@ func op(do func(s *side) string, format string, args ...any) *operation {
 var namingOperations = []func(d *drawer) *operation{
 	func(d *drawer) *operation {
 		where, flags := d.fresh(), pick(d, "flags", 0, unix.O_EXCL, unix.O_TRUNC, unix.O_NOFOLLOW)
-		mode, slot := d.mode(), d.slot()
+		mode, umask, slot := d.mode(), d.umask(), d.slot()
 		return op(func(s *side) string {
 			dir, name := s.at(where)
+			defer unix.Umask(unix.Umask(umask))
 			fd, err := unix.Openat(dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NONBLOCK|flags, mode)
 			if err == nil {
 				s.hold(slot, fd)
 			}
 			return said(err)
-		}, "create %s flags %#x mode %#o, hold as fd%d", where, flags, mode, slot)
+		}, "create %s flags %#x mode %#o umask %#o, hold as fd%d", where, flags, mode, umask, slot)
 	},
 	func(d *drawer) *operation {
-		where, mode := d.fresh(), d.mode()
+		where, mode, umask := d.fresh(), d.mode(), d.umask()
 		return op(func(s *side) string {
 			dir, name := s.at(where)
+			defer unix.Umask(unix.Umask(umask))
 			return said(unix.Mkdirat(dir, name, mode))
-		}, "mkdir %s mode %#o", where, mode)
+		}, "mkdir %s mode %#o umask %#o", where, mode, umask)
 	},
 	drawUnlink, drawUnlink,
 	func(d *drawer) *operation {
@@ -137,12 +142,13 @@ var namingOperations = []func(d *drawer) *operation{
 		}, "symlink %s -> %.20s", where, target)
 	},
 	func(d *drawer) *operation {
-		where, mode := d.fresh(), d.mode()
+		where, mode, umask := d.fresh(), d.mode(), d.umask()
 		typ := pick[uint32](d, "type", unix.S_IFREG, unix.S_IFCHR, unix.S_IFBLK, unix.S_IFIFO, unix.S_IFSOCK)
 		return op(func(s *side) string {
 			dir, name := s.at(where)
+			defer unix.Umask(unix.Umask(umask))
 			return said(unix.Mknodat(dir, name, typ|mode, int(unix.Mkdev(4, 70000))))
-		}, "mknod %s %#o", where, typ|mode)
+		}, "mknod %s %#o umask %#o", where, typ|mode, umask)
 	},
 }
 
@@ -267,6 +273,13 @@ var attributeOperations = []func(d *drawer) *operation{
 		}, "setxattr %s %s flags %d", where, name, flags)
 	},
 	func(d *drawer) *operation {
+		dir, list := pick(d, "dir", d.dirs...), pick(d, "list", judgedLists...)
+		return op(func(s *side) string {
+			_, file := s.at(at{-1, dir})
+			return said(unix.Lsetxattr(file, "system.posix_acl_default", list, 0))
+		}, "set default list of %s %q", dir, list)
+	},
+	func(d *drawer) *operation {
 		where, name := d.existing(), pick(d, "xattr", judgedXattrs...)
 		return op(func(s *side) string {
 			if where.slot >= 0 {
@@ -291,3 +304,14 @@ var attributeOperations = []func(d *drawer) *operation{
 }
 
 var judgedXattrs = []string{"user.a", "user.b", "trusted.a"}
+
+// judgedLists are default access lists: u::rwx,u:4242:r-x,g::rwx,m::rwx,o::r-x
+// and u::rwx,g::r-x,o::---. Ours doesn't enforce what the first says beyond the
+// permission bits, so it says nothing about users and groups that there are.
+var judgedLists = [][]byte{
+	[]byte("\x02\x00\x00\x00" +
+		"\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x05\x00\x92\x10\x00\x00" +
+		"\x04\x00\x07\x00\xff\xff\xff\xff" + "\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x05\x00\xff\xff\xff\xff"),
+	[]byte("\x02\x00\x00\x00" +
+		"\x01\x00\x07\x00\xff\xff\xff\xff" + "\x04\x00\x05\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"),
+}
