@@ -214,8 +214,9 @@ func (p *Project) checkoutBase() (*Layer, error) {
 	return (&Project{Root: p.Root, Manifest: own}).manifestLayer()
 }
 
-// checkoutDirs are the folders with files that say what the packages are.
-func (p *Project) checkoutDirs() []string {
+// CheckoutDirs are the folders of a DragonOS checkout with the files that say
+// what its packages are.
+func (p *Project) CheckoutDirs() []string {
 	c := p.Manifest.checkout
 	dirs := []string{filepath.Join(p.Root, "config"), filepath.Dir(p.Manifest.File), c.configDir}
 	for _, link := range tomlFiles(c.configDir) {

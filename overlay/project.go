@@ -163,7 +163,7 @@ func (p *Project) watchDirs() []string {
 	}
 	dirs := []string{p.Root, p.BuiltDir()}
 	if p.Manifest.checkout != nil {
-		dirs = append(dirs, p.checkoutDirs()...)
+		dirs = append(dirs, p.CheckoutDirs()...)
 	}
 	for _, dir := range p.LayerDirs() {
 		dirs = append(dirs, filepath.Dir(dir))
@@ -191,7 +191,7 @@ func (p *Project) layerSign(path string) bool {
 	apps := p.path(p.Manifest.Apps.Path)
 	dir, name := filepath.Split(path)
 	dir = filepath.Clean(dir)
-	if dir == apps || dir == p.BuiltDir() || p.Manifest.checkout != nil && slices.Contains(p.checkoutDirs(), dir) || name == resultLink || name == RecipeName {
+	if dir == apps || dir == p.BuiltDir() || p.Manifest.checkout != nil && slices.Contains(p.CheckoutDirs(), dir) || name == resultLink || name == RecipeName {
 		return true
 	}
 	if path == filepath.Join(p.Root, ManifestName) || path == p.Manifest.File || path == p.LockFile() {

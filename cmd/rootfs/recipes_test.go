@@ -87,10 +87,10 @@ func TestFirstRecipeOfAMount(t *testing.T) {
 	sees(t, mnt, `! test -e new`)
 }
 
-func TestWatchBuildsWhatChanges(t *testing.T) {
-	need(t, "fuse")
-	project := layProject(t, greeting)
-	mnt, _ := mountProject(t, project)
+// startWatch starts rootfs watch on a project; end ends it by Ctrl-C and
+// returns what it said.
+func startWatch(t *testing.T, project string) (end func() string) {
+	t.Helper()
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -109,31 +109,125 @@ func TestWatchBuildsWhatChanges(t *testing.T) {
 		text, _ := os.ReadFile(log.Name())
 		t.Logf("rootfs watch said:\n%s", text)
 	})
-	for _, step := range []struct{ change, seen string }{
-		{`sleep .2; echo two >user/apps/greet/greeting`, `[ "$(usr/bin/greet)" = two ]`},
-		{`mkdir user/apps/other/more; sed -i 's/file/more\/*/' user/apps/other/package.toml; echo m >user/apps/other/more/m`, `[ "$(cat opt/m)" = m ]`},
-		{`echo n >user/apps/other/more/m`, `[ "$(cat opt/m)" = n ]`},
-		{`mkdir user/apps/late; echo 'command = "echo late >$DESTDIR/late"' >user/apps/late/package.toml`, `[ "$(cat late)" = late ]`},
-	} {
+	return func() string {
+		ended = true
+		if err := cmd.Process.Signal(unix.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("ended by Ctrl-C: %v", err)
+		}
+		said, err := os.ReadFile(log.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(said)
+	}
+}
+
+// watchStep is a change to a project, and how a mount shows what is built then.
+type watchStep struct{ change, seen string }
+
+func watchSteps(t *testing.T, project, mnt string, steps ...watchStep) {
+	t.Helper()
+	for _, step := range steps {
 		sh(t, project, step.change)
 		t.Logf("%s: seen after %v", step.change, sees(t, mnt, step.seen))
 	}
+}
+
+func TestWatchBuildsWhatChanges(t *testing.T) {
+	need(t, "fuse")
+	project := layProject(t, greeting)
+	mnt, _ := mountProject(t, project)
+	end := startWatch(t, project)
+	watchSteps(
+		t, project, mnt,
+		watchStep{`sleep .2; echo two >user/apps/greet/greeting`, `[ "$(usr/bin/greet)" = two ]`},
+		watchStep{`mkdir user/apps/other/more; sed -i 's/file/more\/*/' user/apps/other/package.toml; echo m >user/apps/other/more/m`, `[ "$(cat opt/m)" = m ]`},
+		watchStep{`echo n >user/apps/other/more/m`, `[ "$(cat opt/m)" = n ]`},
+		watchStep{`mkdir user/apps/late; echo 'command = "echo late >$DESTDIR/late"' >user/apps/late/package.toml`, `[ "$(cat late)" = late ]`},
+	)
 	// A failing build is told once and not run again by itself.
 	sh(t, project, `cp -a user/apps/late/package.toml saved; echo 'command = "date >>tried; exit 9"' >user/apps/late/package.toml; sleep .6
 		[ "$(wc -l <user/apps/late/tried)" = 1 ] && [ "$(cat mnt/late)" = late ]`)
 	sh(t, project, `echo 'command = "echo later >$DESTDIR/late"' >user/apps/late/package.toml`)
 	sees(t, mnt, `[ "$(cat late)" = later ]`)
-	if err := cmd.Process.Signal(unix.SIGINT); err != nil {
-		t.Fatal(err)
+	if n := strings.Count(end(), "the command failed (exit status 9)"); n != 1 {
+		t.Errorf("one failure was told %d times", n)
 	}
-	ended = true
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("ended by Ctrl-C: %v", err)
+}
+
+func TestWatchFollowsTheManifest(t *testing.T) {
+	need(t, "fuse")
+	project := layProject(t, greeting+`
+-- rootfs.toml --
+[apps]
+exclude = ["late"]
+-- user/apps/late/package.toml --
+command = "cp file $DESTDIR/late"
+-- user/apps/late/file --
+one
+`)
+	mnt, _ := mountProject(t, project)
+	end := startWatch(t, project)
+	watchSteps(
+		t, project, mnt,
+		watchStep{`sleep .2; test ! -e mnt/late; echo 'apps = 1' >rootfs.toml; sleep .2; : >rootfs.toml`, `[ "$(cat late)" = one ]`},
+		watchStep{`echo two >user/apps/late/file`, `[ "$(cat late)" = two ]`},
+	)
+	if said := end(); !strings.Contains(said, "rootfs.toml:1:8: ") {
+		t.Error("the wrong manifest wasn't told of")
 	}
-	said, err := os.ReadFile(log.Name())
-	if err != nil || strings.Count(string(said), "the command failed (exit status 9)") != 1 {
-		t.Errorf("one failure was to be told once: %v", err)
+}
+
+// dadkPackage is a package file of DADK whose package is a copy of a file.
+const dadkPackage = `
+name = "NAME"
+version = "0.1"
+target-arch = ["x86_64", "aarch64", "riscv64", "loongarch64"]
+[task-source]
+type = "build-from-source"
+source = "local"
+source-path = "user/apps/NAME"
+[build]
+build-command = "cat src/* >$DADK_CURRENT_BUILD_DIR/NAME; echo $SAID >>$DADK_CURRENT_BUILD_DIR/NAME"
+[install]
+in-dragonos-path = "/bin"
+[[envs]]
+key = "SAID"
+value = "told"
+`
+
+func TestWatchFollowsACheckout(t *testing.T) {
+	need(t, "fuse")
+	for _, name := range []string{"ARCH", "ROOTFS_MANIFEST", "ROOTFS_BASE"} {
+		t.Setenv(name, "")
 	}
+	project := layProject(t, `
+-- config/rootfs-manifests/default.toml --
+[user]
+config_dir = "user/dadk/config/sets/default"
+-- user/dadk/config/sets/default/.keep --
+-- user/dadk/config/all/one.toml --`+strings.ReplaceAll(dadkPackage, "NAME", "one")+`
+-- user/dadk/config/all/two.toml --`+strings.ReplaceAll(dadkPackage, "NAME", "two")+`
+-- user/apps/one/src/a --
+one
+-- user/apps/two/src/a --
+two
+`)
+	sh(t, project, `ln -s ../../all/one.toml user/dadk/config/sets/default`)
+	mnt, _ := mountProject(t, project)
+	end := startWatch(t, project)
+	watchSteps(
+		t, project, mnt,
+		watchStep{`sleep .2; echo more >user/apps/one/src/b`, `[ "$(echo $(cat bin/one))" = "one more told" ]`},
+		watchStep{`sed -i s/told/heard/ user/dadk/config/all/one.toml`, `[ "$(echo $(cat bin/one))" = "one more heard" ]`},
+		watchStep{`ln -s ../../all/two.toml user/dadk/config/sets/default`, `[ "$(echo $(cat bin/two))" = "two told" ]`},
+		watchStep{`echo again >user/apps/two/src/a`, `[ "$(echo $(cat bin/two))" = "again told" ]`},
+		watchStep{`echo 'blocked_apps = [ { name = "one" } ]' >config/app-blocklist.toml`, `test ! -e bin/one`},
+	)
+	end()
 }
 
 // A run that finds nothing to do must not be felt.

@@ -112,6 +112,13 @@ func follow(events *fsnotify.Watcher, p *overlay.Project) error {
 		}
 		dirs = append(dirs, more...)
 	}
+	if p.IsCheckout() {
+		more, err := checkoutDirs(p)
+		if err != nil {
+			return err
+		}
+		dirs = append(dirs, more...)
+	}
 	for _, dir := range dirs {
 		err := events.Add(dir)
 		if errors.Is(err, unix.ENOSPC) {
@@ -134,8 +141,35 @@ func sourceDirs(p *overlay.Project, pkg string) ([]string, error) {
 	if err != nil {
 		return []string{folder}, nil //nolint:nilerr // no recipe, or one to be mended
 	}
-	rec := readRecord(recordFile(p, filepath.Base(pkg)))
-	l, err := list(folder, ignored(recipe.Ignore), rec.Products.Dirs)
+	return inputDirs(p, filepath.Base(pkg), folder, recipe.Ignore)
+}
+
+// checkoutDirs lists those of a DragonOS checkout, and where it says what the
+// packages are.
+func checkoutDirs(p *overlay.Project) ([]string, error) {
+	dirs := p.CheckoutDirs()
+	pkgs, err := p.Packages()
+	if err != nil {
+		return dirs, nil //nolint:nilerr // what is wrong, the build tells
+	}
+	for _, pk := range pkgs {
+		folder, err := filepath.EvalSymlinks(pk.Path)
+		if err != nil || pk.Recipe.Source != nil {
+			continue // to be fetched, or to be mended
+		}
+		more, err := inputDirs(p, pk.Name, folder, pk.Recipe.Ignore)
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, more...)
+	}
+	return dirs, nil
+}
+
+// inputDirs lists a package's folder and those in it that aren't the build's.
+func inputDirs(p *overlay.Project, name, folder string, ignore []string) ([]string, error) {
+	rec := readRecord(recordFile(p, name))
+	l, err := list(folder, ignored(ignore), rec.Products.Dirs)
 	if err != nil {
 		return nil, err
 	}
