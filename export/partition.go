@@ -60,7 +60,8 @@ type DiskOptions struct {
 }
 
 // NewDisk returns the plan of a disk that holds the filesystem in one
-// partition, which begins at 1 MiB; with [PartitionNone], the filesystem's own.
+// partition, which begins at 1 MiB, and takes that plan over; with
+// [PartitionNone], the filesystem's own.
 // It is an error if the table can't describe the filesystem.
 func NewDisk(filesystem *plan.Plan, opts DiskOptions) (*plan.Plan, error) {
 	if opts.Table == PartitionNone {

@@ -113,13 +113,12 @@ func TestPartitionToolsAcceptDisks(t *testing.T) {
 
 func TestDiskHoldsFilesystem(t *testing.T) {
 	const size = 5 << 20
-	fs := filesystemOf(t, size, "filesystem")
 	want := make([]byte, size)
-	if _, err := fs.ReadAt(want, 0); err != nil {
+	if _, err := filesystemOf(t, size, "filesystem").ReadAt(want, 0); err != nil {
 		t.Fatal(err)
 	}
 	for table, off := range map[PartitionTable]int64{PartitionNone: 0, PartitionMBR: 1 << 20, PartitionGPT: 1 << 20} {
-		disk, err := NewDisk(fs, DiskOptions{Table: table})
+		disk, err := NewDisk(filesystemOf(t, size, "filesystem"), DiskOptions{Table: table})
 		if err != nil {
 			t.Fatal(err)
 		}

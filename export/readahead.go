@@ -15,27 +15,29 @@ type readAhead struct {
 	work   sync.Cond // there is something to load, or the end
 	loaded sync.Cond // a folder's state changed
 	todo   []*folder // the next one last
-	room   int       // how many more folders may wait to be visited
+	ahead  int       // entries that are loaded and wait to be visited
 	ended  bool
 	done   sync.WaitGroup
 }
 
 // folderState is where a folder is; readAhead.mu covers it.
 type folderState struct {
-	begun, done, ahead bool
-	err                error
+	begun, done bool
+	ahead       int // entries that were loaded ahead of the walk
+	err         error
 }
 
 const (
 	// readers bounds the goroutines: beyond a few they wait for one lock.
 	readers = 3
 
-	// aheadFolders bounds memory: with full batches, to some 10 MiB.
-	aheadFolders = 64
+	// aheadEntries bounds memory, to some 4 MiB. A reader that has filled it
+	// rests until half of it is visited: to wake it costs more than a folder.
+	aheadEntries = 16 << 10
 )
 
 func (r *readAhead) start(w *walker) {
-	r.walker, r.room = w, aheadFolders
+	r.walker = w
 	r.work.L, r.loaded.L = &r.mu, &r.mu
 	for range min(readers, max(1, runtime.GOMAXPROCS(0)-1)) {
 		r.done.Go(r.run)
@@ -64,13 +66,13 @@ func (r *readAhead) run() {
 // next loads the next folder that nobody has begun; false when there is none,
 // or no room for it. r.mu is held.
 func (r *readAhead) next() bool {
-	for len(r.todo) > 0 && r.room > 0 {
+	for len(r.todo) > 0 && r.ahead < aheadEntries {
 		f := r.todo[len(r.todo)-1]
 		r.todo = r.todo[:len(r.todo)-1]
 		if !f.state.begun {
-			r.room--
-			f.state.ahead = true
 			r.load(f)
+			f.state.ahead = len(f.entries)
+			r.ahead += len(f.entries)
 			return true
 		}
 	}
@@ -88,7 +90,9 @@ func (r *readAhead) load(f *folder) {
 		r.todo = append(r.todo, f.folders[i])
 	}
 	r.loaded.Broadcast()
-	r.work.Broadcast()
+	if len(f.folders) > 0 && r.ahead <= aheadEntries/2 {
+		r.work.Broadcast()
+	}
 }
 
 // need returns when f is loaded, by whomever. Meanwhile it loads others.
@@ -103,9 +107,10 @@ func (r *readAhead) need(f *folder) error {
 			r.loaded.Wait()
 		}
 	}
-	if f.state.ahead {
-		r.room++
-		r.work.Signal()
+	if n := f.state.ahead; n > 0 {
+		if r.ahead -= n; r.ahead <= aheadEntries/2 && r.ahead+n > aheadEntries/2 {
+			r.work.Broadcast()
+		}
 	}
 	return f.state.err
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
@@ -41,6 +42,7 @@ type walker struct {
 	ahead readAhead
 
 	visited []*overlay.Node // to be released
+	buffers sync.Pool       // of *buffers
 }
 
 // folderBatch is how many entries of a directory are read at a time.
@@ -52,10 +54,16 @@ type folder struct {
 	prefix string // its path with a slash
 	state  folderState
 
+	*buffers
+	rest    []string  // names that weren't read yet
+	folders []*folder // of the entries that are directories
+}
+
+// buffers are what a folder has from its loading to the end of its visit.
+type buffers struct {
 	names   []string
 	entries []overlay.Entry // of the first names that weren't visited yet
 	nodes   []*overlay.Node
-	folders []*folder // of those entries that are directories
 }
 
 // folder visits what is in a directory.
@@ -76,7 +84,20 @@ func (w *walker) folder(ctx context.Context, f *folder) error {
 			return err
 		}
 	}
+	w.reuse(f.buffers)
+	f.buffers = nil
 	return nil
+}
+
+// reuse keeps buffers for another folder, unless they are a large one's.
+func (w *walker) reuse(b *buffers) {
+	if cap(b.names) > folderBatch {
+		return
+	}
+	clear(b.names)
+	clear(b.entries[:cap(b.entries)])
+	clear(b.nodes[:cap(b.nodes)])
+	w.buffers.Put(b)
 }
 
 // entries visits those entries of a directory that are read.
@@ -113,6 +134,11 @@ func (w *walker) release(nodes []*overlay.Node) {
 
 // load lists a directory and reads its first entries.
 func (w *walker) load(f *folder) error {
+	f.buffers, _ = w.buffers.Get().(*buffers)
+	if f.buffers == nil {
+		f.buffers = new(buffers)
+	}
+	f.names = f.names[:0]
 	var buf [256]overlay.DirEntry
 	for cookie := uint64(0); ; {
 		n, err := w.tree.ReadDir(f.node, cookie, buf[:])
@@ -129,13 +155,14 @@ func (w *walker) load(f *folder) error {
 	if !slices.IsSorted(f.names) { // new names of a tree that is being edited
 		slices.SortFunc(f.names, strings.Compare)
 	}
+	f.rest = f.names
 	return w.batch(f)
 }
 
 // batch reads the next entries of a directory; none at the end.
 func (w *walker) batch(f *folder) error {
-	names := f.names[:min(len(f.names), folderBatch)]
-	f.names = f.names[len(names):]
+	names := f.rest[:min(len(f.rest), folderBatch)]
+	f.rest = f.rest[len(names):]
 	f.nodes, f.folders = f.nodes[:0], nil
 	f.entries = slices.Grow(f.entries[:0], len(names))[:len(names)]
 	for i, name := range names {

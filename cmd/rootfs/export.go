@@ -118,7 +118,7 @@ func exportProject(c *cli.Context, std streams, r *export.Request) (err error) {
 			return err
 		}
 	}
-	collectRarely()
+	collectOften()
 	state, tree, done, err := openMoment(project, r)
 	if err != nil {
 		return err

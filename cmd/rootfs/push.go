@@ -58,7 +58,7 @@ func pushProject(c *cli.Context, std streams, ref string) (report *export.PushRe
 	if err := buildFirst(c, std, project); err != nil {
 		return nil, err
 	}
-	collectRarely()
+	collectOften()
 	_, tree, done, err := openMoment(project, r)
 	if err != nil {
 		return nil, err

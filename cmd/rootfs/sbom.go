@@ -65,7 +65,7 @@ func listContents(c *cli.Context, std streams, w io.Writer, outputs []string) (e
 	if err := buildFirst(c, std, project); err != nil {
 		return err
 	}
-	collectRarely()
+	collectOften()
 	state, tree, done, err := openMoment(project, r)
 	if err != nil {
 		return err

@@ -40,6 +40,7 @@ type image struct {
 func (p *Planner) write(pl *placed) (*plan.Plan, error) {
 	uuid, _ := p.identifiers()
 	im := &image{Planner: p, placed: pl, seed: newChecksum.add(uuid[:])}
+	im.builder.Grow(int(p.inodes.count + 3*pl.groups))
 	im.addData()
 	im.addSupers()
 	for g := range pl.groups {

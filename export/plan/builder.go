@@ -36,14 +36,18 @@ func (b *Builder) Copy(off, length int64, c overlay.Content, srcOff int64) {
 	b.add(segment{off: off, length: length, srcOff: srcOff, src: c})
 }
 
-// Embed places all of p at off, as a partition in a disk.
+// Embed places all of p at off, as a partition in a disk. It takes p's segments
+// over, since they are many: p is empty afterwards.
 func (b *Builder) Embed(off int64, p *Plan) {
-	b.segments = slices.Grow(b.segments, len(p.segments))
-	for _, s := range p.segments {
-		s.off += off
-		b.add(s)
+	for i := range p.segments {
+		p.segments[i].off += off
 	}
+	b.segments = slices.Insert(p.segments, 0, b.segments...)
+	p.size, p.segments = 0, nil
 }
+
+// Grow makes room for n more segments, and for the few of a partition table.
+func (b *Builder) Grow(n int) { b.segments = slices.Grow(b.segments, n+8) }
 
 func (b *Builder) add(s segment) {
 	if s.length != 0 {

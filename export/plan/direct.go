@@ -35,7 +35,11 @@ func openDirect(f *os.File) *os.File {
 // lacks, and what frees it.
 func newBatch() (buf []byte, free func() error, err error) {
 	buf, err = unix.Mmap(-1, 0, batchSize+directAlign, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	return buf, func() error { return unix.Munmap(buf) }, err
+	if err != nil {
+		return nil, nil, fmt.Errorf("memory for a batch of %d bytes: %w", batchSize, err)
+	}
+	_ = unix.Madvise(buf, unix.MADV_HUGEPAGE) // a tenth of the time; without them it goes as well
+	return buf, func() error { return unix.Munmap(buf) }, nil
 }
 
 // write writes the first n bytes of buf to the image at off. What follows

@@ -162,16 +162,20 @@ func TestHolesStay(t *testing.T) {
 
 func TestEmbed(t *testing.T) {
 	inner, want := mixed(t)
+	size, data := inner.Size(), inner.DataSize()
 	var b Builder
 	b.Put(0, []byte("table"))
 	b.Embed(1<<20, inner)
-	p := build(t, &b, 1<<20+inner.Size()+4096)
-	got := make([]byte, inner.Size())
+	p := build(t, &b, 1<<20+size+4096)
+	got := make([]byte, size)
 	if _, err := p.ReadAt(got, 1<<20); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("embedded plan reads differently (%v)", err)
 	}
-	if p.DataSize() != inner.DataSize()+5 {
-		t.Errorf("%d bytes of data, want %d", p.DataSize(), inner.DataSize()+5)
+	if p.DataSize() != data+5 {
+		t.Errorf("%d bytes of data, want %d", p.DataSize(), data+5)
+	}
+	if inner.Size() != 0 || inner.DataSize() != 0 {
+		t.Errorf("%d bytes are left of what was embedded", inner.Size())
 	}
 }
 

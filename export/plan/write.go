@@ -15,8 +15,12 @@ import (
 
 const (
 	// batchSize is the most that one write carries, and the buffer of one
-	// worker.
+	// worker. With 1 MiB, 1.5 GiB took a tenth more of the processors.
 	batchSize = 4 << 20
+
+	// minBatch is the most that one write carries when there is little to
+	// write, so that every worker has something to do.
+	minBatch = 256 << 10
 
 	// maxGap is the longest hole that a batch writes as zeros: the unused end
 	// of a file's last block. Longer ones stay holes.
@@ -42,7 +46,10 @@ func (p *Plan) WriteFile(ctx context.Context, f *os.File, progress func(bytes in
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	w := &writer{plan: p, file: f, direct: openDirect(f), clones: canClone(f, p.size), progress: progress}
+	w := &writer{
+		plan: p, file: f, direct: openDirect(f), clones: canClone(f, p.size),
+		batch: batchFor(p.DataSize()), progress: progress,
+	}
 	if w.direct != nil {
 		defer w.direct.Close() //nolint:errcheck // f is the one that is synced
 	}
@@ -50,6 +57,11 @@ func (p *Plan) WriteFile(ctx context.Context, f *os.File, progress func(bytes in
 		g.Go(func() error { return w.work(ctx) })
 	}
 	return g.Wait()
+}
+
+// batchFor returns the batch for that many bytes: a few for each worker.
+func batchFor(total int64) int64 {
+	return min(max(total/(4*copiers), minBatch), batchSize) &^ (directAlign - 1)
 }
 
 // writer is one run of [Plan.WriteFile].
@@ -60,7 +72,8 @@ type writer struct {
 	// direct is file for writing around the page cache; nil if it can't be.
 	direct *os.File
 
-	clones bool // whether file's filesystem can share blocks
+	clones bool  // whether file's filesystem can share blocks
+	batch  int64 // the most that one job writes
 
 	mu   sync.Mutex // of next and done
 	next int        // first segment that no job has
@@ -95,13 +108,13 @@ func (w *writer) take() job {
 		w.done = cloned
 	}
 	off := first.off + w.done
-	if first.end()-off > batchSize {
-		w.done += batchSize
-		return job{all[w.next : w.next+1], off, off + batchSize, off + batchSize, cloned}
+	if first.end()-off > w.batch {
+		w.done += w.batch
+		return job{all[w.next : w.next+1], off, off + w.batch, off + w.batch, cloned}
 	}
 	w.done = 0
 	i, end := w.next+1, first.end()
-	for i < len(all) && all[i].off-end <= maxGap && all[i].end()-off <= batchSize && !w.clonable(&all[i]) {
+	for i < len(all) && all[i].off-end <= maxGap && all[i].end()-off <= w.batch && !w.clonable(&all[i]) {
 		end = all[i].end()
 		i++
 	}
