@@ -16,13 +16,15 @@ import (
 func TestDebianReachesEveryOutput(t *testing.T) {
 	need(t, "root", "fuse", "loop", "fsck", "debian")
 	project := t.TempDir()
-	sh(t, project, `mkdir -p mnt user/sysconfig/etc && echo debian >user/sysconfig/etc/hostname
+	sh(t, project, `mkdir -p mnt user/apps/x/bin user/sysconfig/etc && echo debian >user/sysconfig/etc/hostname && echo x >user/apps/x/bin/x
 		printf '[base]\nsource = "%s"\n' "$1" >rootfs.toml`, debianTar())
 	mnt, umount := mountProject(t, project)
 	shown := describe(t, mnt, plain)
 	if len(shown) < 5000 {
 		t.Fatalf("only %d entries", len(shown))
 	}
+	// Its /bin is a link, which a program that is installed there leaves one.
+	sh(t, mnt, `[ "$(readlink bin)" = usr/bin ] && cmp bin/x ../user/apps/x/bin/x && test -f usr/bin/x -a -x usr/bin/env`)
 	rootfs(t, project, "export", "--img", "disk.img", "--tar", "layer.tar")
 	umount()
 	t.Run("tar", func(t *testing.T) { same(t, shown, describe(t, untar(t, project+"/layer.tar"), plain)) })
