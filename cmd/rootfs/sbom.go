@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/export"
+	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 func sbomCommand(std streams) *cli.Command {
@@ -34,26 +35,12 @@ func sbomCommand(std streams) *cli.Command {
 			if c.String("name") == "" {
 				return usagef(c, "--name needs a name")
 			}
-			file := c.Path("o")
-			if file == "" {
-				return listContents(c, std, std.out, nil)
-			}
-			out, err := export.CreateOutput(file)
-			if err != nil {
-				return err
-			}
-			defer out.Discard()
-			if err := listContents(c, std, out.File, []string{file}); err != nil {
-				return err
-			}
-			return out.Commit()
+			return listContents(c, std)
 		},
 	}
 }
 
-// listContents writes the project's list of contents to w; outputs are the
-// paths that it will have.
-func listContents(c *cli.Context, std streams, w io.Writer, outputs []string) (err error) {
+func listContents(c *cli.Context, std streams) (err error) {
 	project, err := findProject(c)
 	if err != nil {
 		return err
@@ -71,16 +58,33 @@ func listContents(c *cli.Context, std streams, w io.Writer, outputs []string) (e
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	if err := checkOutputs(project, state, outputs); err != nil {
+	file := c.Path("o")
+	if file == "" {
+		return writeContents(c, std, tree, std.out, r)
+	}
+	if err := checkOutputs(project, state, []string{file}); err != nil {
 		return err
 	}
+	out, err := export.CreateOutput(file)
+	if err != nil {
+		return err
+	}
+	defer out.Discard()
+	if err := writeContents(c, std, tree, out.File, r); err != nil {
+		return err
+	}
+	return out.Commit()
+}
+
+func writeContents(c *cli.Context, std streams, tree *overlay.Tree, w io.Writer, r *export.Request) error {
 	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	m := newMeter(c, std.err)
 	defer m.End()
 	r.Progress = m
 	d := export.Document{Name: c.String("name"), Creator: "rootfs-" + strings.Trim(readVersion().Version, "()")}
-	if err = export.WriteSBOM(ctx, tree, w, d, r); errors.Is(err, context.Canceled) {
+	err := export.WriteSBOM(ctx, tree, w, d, r)
+	if errors.Is(err, context.Canceled) {
 		return errors.New("interrupted")
 	}
 	return err
