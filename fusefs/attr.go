@@ -30,13 +30,9 @@ func (f *filesystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 	if n == nil {
 		return stale
 	}
-	return f.attributes("getattr", in.NodeId, n, out)
-}
-
-func (f *filesystem) attributes(op string, id uint64, n *overlay.Node, out *fuse.AttrOut) fuse.Status {
 	var e overlay.Entry
 	if err := f.tree.Stat(n, &e); err != nil {
-		return f.status(op, id, err)
+		return f.status("getattr", in.NodeId, err)
 	}
 	f.fillAttr(&out.Attr, &e)
 	out.SetTimeout(attrTimeout)
@@ -49,10 +45,25 @@ func (f *filesystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	if n == nil {
 		return stale
 	}
-	if err := f.tree.SetAttr(n, f.changeOf(in)); err != nil {
+	var before, e overlay.Entry
+	if err := f.tree.Stat(n, &before); err != nil {
 		return f.status("setattr", in.NodeId, err)
 	}
-	return f.attributes("setattr", in.NodeId, n, out)
+	change := f.changeOf(in)
+	if err := f.tree.SetAttr(n, change); err != nil {
+		return f.status("setattr", in.NodeId, err)
+	}
+	if err := f.tree.Stat(n, &e); err == nil {
+		out.SetTimeout(attrTimeout)
+	} else {
+		// What was done mustn't be said to have failed. The kernel is told what
+		// is known, and asks again.
+		f.log.Warn("attributes can't be read after a change of them", "node", in.NodeId, "error", err)
+		e = before
+		change.Apply(&e)
+	}
+	f.fillAttr(&out.Attr, &e)
+	return fuse.OK
 }
 
 // fattrs are the bits of SETATTR that change something that is asked for by

@@ -21,7 +21,7 @@ func (t *Tree) Read(n *Node, p []byte, off int64) (int, error) {
 func (t *Tree) Write(n *Node, p []byte, off int64) (int, error) {
 	t.freeze.RLock()
 	defer t.freeze.RUnlock()
-	fd, h, err := t.writable(n, -1)
+	fd, h, err := t.writable(n)
 	if err != nil {
 		return 0, err
 	}
@@ -29,16 +29,15 @@ func (t *Tree) Write(n *Node, p []byte, off int64) (int, error) {
 	return pwriteFull(fd, p, off)
 }
 
-// writable returns the descriptor of n's copy in the edits, with at least size
-// bytes of the content; all for a negative size.
-func (t *Tree) writable(n *Node, size int64) (int, *handle, error) {
+// writable returns the descriptor of n's copy in the edits.
+func (t *Tree) writable(n *Node) (int, *handle, error) {
 	if t.state == nil {
 		return -1, nil, unix.EROFS
 	}
 	if n.typ != unix.S_IFREG {
 		return -1, nil, unix.EINVAL
 	}
-	if err := t.copyUp(n, size); err != nil {
+	if err := t.copyUp(n); err != nil {
 		return -1, nil, err
 	}
 	return t.file(n)
@@ -59,7 +58,7 @@ func (t *Tree) Seek(n *Node, off int64, whence int) (int64, error) {
 func (t *Tree) Allocate(n *Node, mode uint32, off, length int64) error {
 	t.freeze.RLock()
 	defer t.freeze.RUnlock()
-	fd, h, err := t.writable(n, -1)
+	fd, h, err := t.writable(n)
 	if err != nil {
 		return err
 	}
@@ -72,7 +71,7 @@ func (t *Tree) Allocate(n *Node, mode uint32, off, length int64) error {
 func (t *Tree) CopyRange(src *Node, srcOff int64, dst *Node, dstOff int64, length int) (int, error) {
 	t.freeze.RLock()
 	defer t.freeze.RUnlock()
-	out, outH, err := t.writable(dst, -1)
+	out, outH, err := t.writable(dst)
 	if err != nil {
 		return 0, err
 	}

@@ -160,35 +160,44 @@ func (t *Tree) publishQuietly(work int, temp string, dir *Node, name string) err
 	return nil
 }
 
-// copyUp makes the file n part of the edits, with at most size bytes of its
-// content; all for a negative size. t.mu is not held.
-func (t *Tree) copyUp(n *Node, size int64) error {
+// copyUp makes the file n part of the edits. t.mu is not held.
+func (t *Tree) copyUp(n *Node) error {
+	_, err := t.copyUpTo(n, -1)
+	return err
+}
+
+// copyUpTo is copyUp, which truncates the copy to size bytes unless that is
+// negative; false when there was nothing to copy.
+func (t *Tree) copyUpTo(n *Node, size int64) (bool, error) {
 	if t.inEdits(n) {
-		return nil
+		return false, nil
 	}
 	n.up.Lock()
 	defer n.up.Unlock()
 	if t.inEdits(n) {
-		return nil
+		return false, nil
 	}
 	t.mu.Lock()
 	if n.at.dir != nil && n.at.dir.layer == t.edits { // after a checkpoint that was taken back
 		t.reopen(n)
 		t.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	snap, err := t.prepareCopy(n)
 	t.mu.Unlock()
 	if err != nil {
-		return err
+		return false, err
 	}
-	return t.inWork(func(work int, temp string) error {
+	return true, t.inWork(func(work int, temp string) error {
 		fd, err := openRetry(work, temp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
 		if err != nil {
 			return err
 		}
 		if err = t.copyContent(n, fd, size); err == nil {
 			err = snap.applyFd(fd, 0o600)
+		}
+		if err == nil && size >= 0 {
+			err = retry(func() error { return unix.Ftruncate(fd, size) })
 		}
 		if err == nil {
 			// The rename must not reach the disk before the content does.

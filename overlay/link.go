@@ -16,7 +16,7 @@ func (t *Tree) Link(n, dir *Node, name string) error {
 	}
 	t.freeze.RLock()
 	defer t.freeze.RUnlock()
-	if err := t.copyUp(n, -1); err != nil {
+	if err := t.copyUp(n); err != nil {
 		return err
 	}
 	t.mu.Lock()

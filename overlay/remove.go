@@ -14,7 +14,7 @@ func (t *Tree) Unlink(dir *Node, name string) error {
 			return err
 		}
 		t.freeze.RLock()
-		err = t.copyUp(n, -1)
+		err = t.copyUp(n)
 		t.freeze.RUnlock()
 		t.Release(n, 1)
 		if err != nil {

@@ -64,7 +64,7 @@ func (r *renaming) copyUp() error {
 			return err
 		}
 		if n.dir == nil {
-			err = r.t.copyUp(n, -1)
+			err = r.t.copyUp(n)
 		}
 		r.t.Release(n, 1)
 		if err != nil {

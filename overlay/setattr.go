@@ -62,10 +62,17 @@ func (s *SetTime) timespec() unix.Timespec {
 }
 
 func (t *Tree) truncate(n *Node, size int64) error {
-	if n.dir != nil {
+	switch n.typ {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
 		return unix.EISDIR
+	default:
+		return unix.EINVAL
 	}
-	fd, h, err := t.writable(n, size)
+	if copied, err := t.copyUpTo(n, size); copied || err != nil {
+		return err
+	}
+	fd, h, err := t.file(n)
 	if err != nil {
 		return err
 	}
@@ -73,32 +80,50 @@ func (t *Tree) truncate(n *Node, size int64) error {
 	return retry(func() error { return unix.Ftruncate(fd, size) })
 }
 
+// Apply makes e say what the change makes of a node that e describes.
+func (c *Change) Apply(e *Entry) {
+	m := meta{mode: e.Mode, uid: e.UID, gid: e.GID}
+	c.edit(&m)
+	e.Mode, e.UID, e.GID = m.mode, m.uid, m.gid
+	if c.Size != nil {
+		e.Size = *c.Size
+	}
+	if c.Atime != nil && !c.Atime.Now {
+		e.Atime = c.Atime.Time
+	}
+	if c.Mtime != nil && !c.Mtime.Now {
+		e.Mtime = c.Mtime.Time
+	}
+}
+
+// edit changes owner and permissions.
+func (c *Change) edit(m *meta) {
+	chown := c.UID != nil || c.GID != nil
+	if c.Mode != nil {
+		m.mode = m.mode&unix.S_IFMT | *c.Mode&0o7777
+	}
+	if c.UID != nil {
+		m.uid = *c.UID
+	}
+	if c.GID != nil {
+		m.gid = *c.GID
+	}
+	if (chown && c.Mode == nil || c.KillSuid) && m.mode&unix.S_IFMT != unix.S_IFDIR {
+		m.mode = withoutSetID(m.mode)
+	}
+}
+
 // setMeta changes owner and permissions.
 func (t *Tree) setMeta(n *Node, c *Change) error {
-	chown := c.UID != nil || c.GID != nil
-	edit := func(m *meta) {
-		if c.Mode != nil {
-			m.mode = m.mode&unix.S_IFMT | *c.Mode&0o7777
-		}
-		if c.UID != nil {
-			m.uid = *c.UID
-		}
-		if c.GID != nil {
-			m.gid = *c.GID
-		}
-		if (chown && c.Mode == nil || c.KillSuid) && n.dir == nil {
-			m.mode = withoutSetID(m.mode)
-		}
-	}
 	return t.change(n, func(fd int) error {
-		was, err := editMeta(fd, n.typ, edit)
+		was, err := editMeta(fd, n.typ, c.edit)
 		if err != nil {
 			return err
 		}
 		if c.Mode != nil {
 			err = chmodACL(fd, *c.Mode)
 		}
-		if err == nil && chown && n.typ == unix.S_IFREG {
+		if err == nil && (c.UID != nil || c.GID != nil) && n.typ == unix.S_IFREG {
 			err = dropCapability(fd)
 		}
 		if err != nil {
@@ -180,7 +205,7 @@ func (t *Tree) change(n *Node, do func(fd int) error) error {
 		n.dir.defaults.Store(nil) // what is done may change them
 		return withDirFd(up, ".", do)
 	}
-	if err := t.copyUp(n, -1); err != nil {
+	if err := t.copyUp(n); err != nil {
 		return err
 	}
 	fd, h, err := t.file(n)
