@@ -25,6 +25,8 @@ import (
 //	layers/.tmp-*/              being unpacked; stale when nobody holds lock
 //	archives/HEX.json           which layers an archive came to (archiveRecord)
 //	lock                        held shared by those who unpack
+//	gc.lock                     held alone by who removes (hold.go)
+//	projects/                   what projects use (uses.go)
 //
 // HEX of a layer is the chain id of the OCI image specification (config.md,
 // "Layer ChainID"), since how a layer unpacks depends on those below it.
@@ -143,20 +145,28 @@ func (c archiveCache) recordFile(key string) string {
 
 // recall fills in the layers of an archive that was unpacked before.
 func (c archiveCache) recall(rec *archiveRecord) error {
-	b, err := os.ReadFile(c.recordFile(rec.key()))
+	var old archiveRecord
+	if err := c.load(rec.key(), &old); err != nil {
+		return err
+	}
+	rec.Layers = old.Layers
+	return nil
+}
+
+// load reads the record of an archive all of whose layers are there.
+func (c archiveCache) load(key string, rec *archiveRecord) error {
+	b, err := os.ReadFile(c.recordFile(key))
 	if err != nil {
 		return err
 	}
-	var old archiveRecord
-	if err := json.Unmarshal(b, &old); err != nil {
+	if err := json.Unmarshal(b, rec); err != nil {
 		return err
 	}
-	for _, name := range old.Layers {
+	for _, name := range rec.Layers {
 		if !c.has(name) {
 			return fs.ErrNotExist
 		}
 	}
-	rec.Layers = old.Layers
 	return nil
 }
 

@@ -19,6 +19,10 @@ import (
 // checkoutManifests is the folder that makes a project a DragonOS checkout.
 const checkoutManifests = "config/rootfs-manifests"
 
+// defaultCheckout is the manifest of a checkout that is read if no other is
+// asked for.
+const defaultCheckout = "default"
+
 // checkoutPackages is where package files are when the manifest doesn't say.
 const checkoutPackages = "user/dadk/config"
 
@@ -61,7 +65,7 @@ func isCheckout(root string) bool { return isDir(filepath.Join(root, checkoutMan
 func checkoutManifest(root string) string {
 	name := os.Getenv("ROOTFS_MANIFEST")
 	if name == "" {
-		name = "default"
+		name = defaultCheckout
 	}
 	return filepath.Join(root, checkoutManifests, name+".toml")
 }

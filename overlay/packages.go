@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -136,9 +137,26 @@ func (r *Recipe) at(problem error) error {
 }
 
 // BuiltDir holds a link for each package that has been built by its recipe for
-// the project's architecture.
+// the project's variant.
 func (p *Project) BuiltDir() string {
-	return filepath.Join(p.StateDir(), "packages", p.Manifest.Arch)
+	return filepath.Join(p.StateDir(), "packages", p.Variant())
+}
+
+// Variant is a name for what the same packages can be built to differently: the
+// architecture, with the manifest where it isn't the project's usual one.
+func (p *Project) Variant() string {
+	usual := filepath.Join(p.Root, ManifestName)
+	if p.Manifest.checkout != nil {
+		usual = filepath.Join(p.Root, checkoutManifests, defaultCheckout+".toml")
+	}
+	if p.Manifest.File == "" || p.Manifest.File == usual {
+		return p.Manifest.Arch
+	}
+	name, err := filepath.Rel(filepath.Dir(usual), p.Manifest.File)
+	if err != nil {
+		name = p.Manifest.File
+	}
+	return p.Manifest.Arch + "-" + url.PathEscape(strings.TrimSuffix(name, ".toml"))
 }
 
 // shownPackages lists the packages that layers are made of, in their order.

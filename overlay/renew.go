@@ -194,7 +194,7 @@ func (t *Tree) relayer(out *news) error {
 		return err
 	}
 	p.partly = true // a recipe that is being written must not hold up the rest
-	layers, err := p.layers(t.log)
+	layers, err := t.findLayers(p)
 	if err != nil {
 		return err
 	}
@@ -222,7 +222,11 @@ func (t *Tree) relayer(out *news) error {
 		return err
 	}
 	t.root.dir.overrides = t.overrides
-	return t.renew(t.root, withAttached(t.stackBelow(len(t.layers))), nil, out)
+	if err := t.renew(t.root, withAttached(t.stackBelow(len(t.layers))), nil, out); err != nil {
+		return err
+	}
+	t.letGo(t.layers)
+	return nil
 }
 
 // sameLayer returns the layer that the tree has already for what l stands for,

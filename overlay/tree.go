@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,8 @@ type Tree struct {
 
 	indexes []*index // one for each of the edits, oldest first
 
+	held map[string]*os.File // by directory (hold.go)
+
 	watch *watcher // nil until Watch
 
 	pathXattrs atomic.Bool // the kernel lists attributes by path only
@@ -76,7 +79,7 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	t := &Tree{project: p, log: o.Logger, links: make(map[linkKey]*Node)}
+	t := &Tree{project: p, log: o.Logger, links: make(map[linkKey]*Node), held: make(map[string]*os.File)}
 	t.epoch.Store(1)
 	t.dirs, t.files = newFDCaches()
 	defer func() {
@@ -84,7 +87,7 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 			_ = t.Close()
 		}
 	}()
-	if t.layers, err = p.layers(o.Logger); err != nil {
+	if t.layers, err = t.findLayers(p); err != nil {
 		return nil, err
 	}
 	if !o.has(PartConfiguration) {
@@ -195,6 +198,7 @@ func (t *Tree) Close() error {
 	}
 	t.files.closeAll()
 	t.dirs.closeAll()
+	t.letGo(nil)
 	if t.state != nil {
 		return t.state.close()
 	}

@@ -274,3 +274,17 @@ func TestUnchangedPackagesCostNothing(t *testing.T) {
 		sleep .05; rootfs -q build`)
 	wantUnchanged(t, project, "nothing to build: 42 packages are unchanged\n")
 }
+
+// What a mount shows stays, though nothing else says that it is used.
+func TestGcLeavesWhatIsMounted(t *testing.T) {
+	need(t, "fuse")
+	project := layProject(t, "-- rootfs.toml --\n[base]\nsource = 'base.tar'\n"+greeting)
+	sh(t, project, `mkdir -p tree/etc; echo base >tree/etc/base; tar -C tree -cf base.tar .; rm -r tree`)
+	mnt, umount := mountProject(t, project)
+	elsewhere := t.TempDir()
+	sh(t, project, `rm -r "$XDG_CACHE_HOME/rootfs/projects"; cd "$1"; rootfs gc 2>err; ! grep removed err`, elsewhere)
+	sh(t, mnt, `[ "$(cat etc/base)" = base ]`)
+	umount()
+	// The daemon lets go of it with its last step.
+	sees(t, elsewhere, `rootfs gc 2>err; grep -q '^unpacked images removed: 1, ' err`)
+}

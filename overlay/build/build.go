@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -102,9 +101,12 @@ func Run(ctx context.Context, p *overlay.Project, o Options) (results []Result, 
 	if b.headers, err = kernelHeaders(p); err != nil {
 		return nil, err
 	}
+	if len(o.Names) == 0 {
+		p.NoteFetches(archives(pkgs))
+	}
 	results, err = b.run(ctx, pkgs)
 	if len(o.Names) == 0 {
-		err = errors.Join(err, prune(p.BuiltDir(), pkgs), forget(p, pkgs))
+		err = errors.Join(err, prune(p.BuiltDir(), pkgs))
 	}
 	return results, err
 }
@@ -158,7 +160,7 @@ func takeLock(ctx context.Context, name string, log *slog.Logger) (*os.File, err
 }
 
 // prune removes the links of packages that have no recipe any more, or none
-// for the architecture.
+// for the architecture. Their outputs stay until [Collect].
 func prune(dir string, pkgs []overlay.Package) error {
 	links, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -172,36 +174,6 @@ func prune(dir string, pkgs []overlay.Package) error {
 		if !known[link.Name()] {
 			err = errors.Join(err, os.Remove(filepath.Join(dir, link.Name())))
 		}
-	}
-	return err
-}
-
-// forget removes what is remembered and kept of packages that are gone.
-func forget(p *overlay.Project, pkgs []overlay.Package) error {
-	records, err := os.ReadDir(filepath.Join(p.StateDir(), "builds"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	for _, record := range records {
-		name := record.Name()
-		if slices.ContainsFunc(pkgs, func(pk overlay.Package) bool { return pk.Name == name && pk.Recipe != nil }) {
-			continue
-		}
-		// One that is left out for now keeps its recipe.
-		if _, statErr := os.Lstat(filepath.Join(p.AppsDir(), name, overlay.RecipeName)); !errors.Is(statErr, fs.ErrNotExist) {
-			continue
-		}
-		file := recordFile(p, name)
-		rec := readRecord(file)
-		if len(rec.Done) == 0 {
-			continue // of a package that isn't built but depended on
-		}
-		for arch, builds := range rec.Done {
-			for _, d := range builds {
-				err = errors.Join(err, removeTree(outputDir(p, arch, d.Output)))
-			}
-		}
-		err = errors.Join(err, os.Remove(file))
 	}
 	return err
 }

@@ -71,7 +71,7 @@ func (w *work) fetchOutput(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	root := filepath.Join(w.staging(), "root")
-	if err := errors.Join(removeTree(w.staging()), os.MkdirAll(root, 0o755)); err != nil {
+	if err := errors.Join(overlay.RemoveTree(w.staging()), os.MkdirAll(root, 0o755)); err != nil {
 		return false, err
 	}
 	found := false
@@ -81,14 +81,14 @@ func (w *work) fetchOutput(ctx context.Context) (bool, error) {
 	})
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !found:
-		return false, removeTree(w.staging())
+		return false, overlay.RemoveTree(w.staging())
 	case err != nil && !found:
 		w.giveUp(ctx, err)
-		return false, removeTree(w.staging())
+		return false, overlay.RemoveTree(w.staging())
 	case err == nil:
 		err = w.take(root, content)
 	}
-	if err = errors.Join(err, removeTree(w.staging())); err != nil {
+	if err = errors.Join(err, overlay.RemoveTree(w.staging())); err != nil {
 		if ctx.Err() == nil {
 			w.options.Logger.Warn(fmt.Sprintf("%s: what the cache has can't be used, so it is built here: %v", w.Name, err))
 		}

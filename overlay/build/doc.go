@@ -13,15 +13,18 @@
 //
 // # On disk
 //
-// All is in the project's state folder, by architecture where it depends on
-// that:
+// All is in the project's state folder, by architecture, or variant of the
+// project ([overlay.Project.Variant]), where it depends on that:
 //
-//	packages/ARCH/NAME       a link to the package's output, which layers follow
+//	packages/VARIANT/NAME    a link to the package's output, which layers follow
 //	outputs/ARCH/NAME-HASH/  outputs, by the hash of what is in them
 //	staging/NAME/            DESTDIR and TMPDIR of a build
 //	builds/NAME              what is remembered (record.go)
 //	logs/NAME.log            what the last command said
 //	build.lock               held by the one who builds
+//
+// Who shows an output holds a lock on it; it then isn't removed ([Collect], or a
+// build when there are more than a few).
 //
 // A build that fails changes none of the first two, so that its package stays
 // what it was.

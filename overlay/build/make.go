@@ -35,7 +35,7 @@ func (b *builder) make(ctx context.Context, u *unit) error {
 	if err := w.look(ctx); err != nil {
 		return err
 	}
-	if output := w.rec.find(w.arch(), w.key()); output != "" && !b.options.Force {
+	if output := w.rec.find(w.key()); output != "" && !b.options.Force {
 		if _, err := os.Stat(w.outputDir(output)); err == nil {
 			return w.reuse(output)
 		}
@@ -92,24 +92,32 @@ func (w *work) key() string {
 	return key(w.Recipe, w.arch(), w.tools, inputs, w.needs)
 }
 
-func (w *work) outputDir(output string) string { return outputDir(w.project, w.arch(), output) }
-
-func outputDir(p *overlay.Project, arch, output string) string {
-	return filepath.Join(p.StateDir(), "outputs", arch, output)
-}
+func (w *work) outputDir(output string) string { return filepath.Join(w.project.OutputsDir(), output) }
 
 // reuse makes an output of an earlier build the package's.
 func (w *work) reuse(output string) error {
 	w.result.State = Unchanged
 	if dir := w.outputDir(output); dir != w.result.Output {
 		w.result.State, w.result.Output = Restored, dir
-		w.rec.add(w.arch(), done{w.key(), output})
+		w.dropped = w.rec.add(w.project.Variant(), done{w.key(), output})
 		w.fresh = true
 	}
 	if err := w.show(output); err != nil || !w.fresh {
 		return err
 	}
-	return w.rec.write(recordFile(w.project, w.Name))
+	if err := w.rec.write(recordFile(w.project, w.Name)); err != nil {
+		return err
+	}
+	return w.drop()
+}
+
+// drop removes the outputs that aren't kept any more.
+func (w *work) drop() (err error) {
+	for _, output := range w.dropped {
+		_, dropErr := overlay.RemoveUnused(w.outputDir(output))
+		err = errors.Join(err, dropErr)
+	}
+	return err
 }
 
 // show switches the package to an output.
@@ -121,10 +129,10 @@ func (w *work) show(output string) error {
 // build runs the command and makes what it leaves the package's output.
 func (w *work) build(ctx context.Context) (err error) {
 	staging := w.staging()
-	if err := removeTree(staging); err != nil {
+	if err := overlay.RemoveTree(staging); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, removeTree(staging)) }()
+	defer func() { err = errors.Join(err, overlay.RemoveTree(staging)) }()
 	if err := w.rec.Products.age(w.folder, w.arch()); err != nil {
 		return err
 	}
@@ -163,7 +171,7 @@ func (w *work) take(root, want string) error {
 		return err
 	}
 	w.result.Output = w.outputDir(output)
-	w.dropped = w.rec.add(w.arch(), done{w.key(), output})
+	w.dropped = w.rec.add(w.project.Variant(), done{w.key(), output})
 	return nil
 }
 
@@ -261,7 +269,7 @@ func (w *work) install(root, output string) error {
 		if err == nil && w.Name+"-"+tree.name() == output {
 			return nil
 		}
-		if err := removeTree(place); err != nil {
+		if err := overlay.RemoveTree(place); err != nil {
 			return err
 		}
 	}
@@ -276,8 +284,8 @@ func (b *builder) commit(built []*work) error {
 		if err == nil {
 			err = w.remember()
 		}
-		for _, output := range w.dropped {
-			err = errors.Join(err, removeTree(w.outputDir(output)))
+		if err == nil {
+			err = w.drop()
 		}
 	}
 	return err

@@ -130,20 +130,6 @@ func switchLink(link, target string) error {
 	return os.Rename(temp, link)
 }
 
-// removeTree removes a tree, its write-protected directories too.
-func removeTree(dir string) error {
-	if os.RemoveAll(dir) == nil {
-		return nil
-	}
-	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.IsDir() {
-			return os.Chmod(name, 0o700)
-		}
-		return err
-	})
-	return errors.Join(err, os.RemoveAll(dir))
-}
-
 // syncFilesystem brings what was written to the filesystem of dir to the disk.
 func syncFilesystem(dir string) error {
 	d, err := os.Open(dir)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +22,7 @@ type record struct {
 	Files    map[string]fileRecord // of the folder
 	Tools    map[string]toolRecord
 	Products products
-	Done     map[string][]done // by architecture, the newest first
+	Done     map[string][]done // by variant of the project, the newest first
 }
 
 func newRecord() *record {
@@ -87,19 +88,23 @@ func (r *record) write(file string) error {
 	return nil
 }
 
-// find returns the output of an earlier build of the same inputs, "" if none.
-func (r *record) find(arch, key string) string {
-	for _, d := range r.Done[arch] {
-		if d.Key == key {
-			return d.Output
+// find returns the output of an earlier build of the same inputs, "" if none. It
+// may have been another variant's.
+func (r *record) find(key string) string {
+	for _, builds := range r.Done {
+		for _, d := range builds {
+			if d.Key == key {
+				return d.Output
+			}
 		}
 	}
 	return ""
 }
 
-// add puts a build first and returns the outputs that are not kept any more.
-func (r *record) add(arch string, d done) (dropped []string) {
-	all := append([]done{d}, r.Done[arch]...)
+// add puts a build of a variant first and returns the outputs that no variant
+// keeps any more.
+func (r *record) add(variant string, d done) (dropped []string) {
+	all := append([]done{d}, r.Done[variant]...)
 	var left []done
 	kept := make(map[string]bool)
 	for _, old := range all {
@@ -114,6 +119,16 @@ func (r *record) add(arch string, d done) (dropped []string) {
 		}
 	}
 	// Many inputs may have given one output.
-	r.Done[arch] = left[:min(len(left), 4*keep)]
-	return dropped
+	r.Done[variant] = left[:min(len(left), 4*keep)]
+	return slices.DeleteFunc(dropped, r.keeps)
+}
+
+// keeps tells whether a variant has use for an output.
+func (r *record) keeps(output string) bool {
+	for _, builds := range r.Done {
+		if slices.ContainsFunc(builds, func(d done) bool { return d.Output == output }) {
+			return true
+		}
+	}
+	return false
 }

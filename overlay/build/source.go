@@ -15,12 +15,17 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // A package whose folder the project doesn't have is fetched into the state
 // folder, once: its sources stay what they are until its definition changes
 // or a forced build. A file beside the folder says what was fetched.
+
+// fetchedMark ends the name of that file.
+const fetchedMark = ".fetched"
 
 // fetch makes the package's folder be there, where it has to be fetched.
 func (w *work) fetch(ctx context.Context) error {
@@ -29,7 +34,7 @@ func (w *work) fetch(ctx context.Context) error {
 		return nil
 	}
 	want := fmt.Sprintf("%q\n", *source)
-	mark := w.Path + ".fetched"
+	mark := w.Path + fetchedMark
 	have, err := os.ReadFile(mark)
 	if _, statErr := os.Stat(w.Path); err == nil && statErr == nil && string(have) == want && !w.options.Force {
 		return nil
@@ -39,7 +44,7 @@ func (w *work) fetch(ctx context.Context) error {
 	}
 	w.options.Logger.Info("fetching "+w.Name, "from", source.Archive+source.Git)
 	temp := w.Path + ".new"
-	if err := removeTree(temp); err != nil {
+	if err := overlay.RemoveTree(temp); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(temp), 0o755); err != nil {
@@ -51,9 +56,9 @@ func (w *work) fetch(ctx context.Context) error {
 		err = w.unpack(ctx, source, temp)
 	}
 	if err != nil {
-		return errors.Join(err, removeTree(temp))
+		return errors.Join(err, overlay.RemoveTree(temp))
 	}
-	if err := removeTree(w.Path); err != nil {
+	if err := overlay.RemoveTree(w.Path); err != nil {
 		return err
 	}
 	if err := os.Rename(temp, w.Path); err != nil {
@@ -87,10 +92,11 @@ func clone(ctx context.Context, s *overlay.Source, dir string) error {
 
 // unpack makes dir of an archive, or of a folder in it.
 func (w *work) unpack(ctx context.Context, s *overlay.Source, dir string) error {
-	file, err := fetchFile(ctx, w.project.FetchDir(), s.Archive)
+	file, release, err := fetchFile(ctx, w.project, s.Archive)
 	if err != nil {
 		return err
 	}
+	defer release()
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
@@ -115,13 +121,13 @@ func (w *work) unpack(ctx context.Context, s *overlay.Source, dir string) error 
 		return fmt.Errorf("%s: has no folder %q", s.Archive, s.RootDir)
 	}
 	picked := dir + ".root"
-	if err := removeTree(picked); err != nil {
+	if err := overlay.RemoveTree(picked); err != nil {
 		return err
 	}
 	if err := os.Rename(filepath.Join(dir, s.RootDir), picked); err != nil {
 		return err
 	}
-	if err := removeTree(dir); err != nil {
+	if err := overlay.RemoveTree(dir); err != nil {
 		return err
 	}
 	return os.Rename(picked, dir)
@@ -160,34 +166,44 @@ var client = &http.Client{Transport: &http.Transport{
 }}
 
 // fetchFile returns a file that an address stands for, out of the cache where
-// it is there. The cache holds contents by their SHA-256, and for each address
-// the SHA-256 of what it gave.
-func fetchFile(ctx context.Context, cache, address string) (string, error) {
-	name := sha256.Sum256([]byte(address))
-	index := filepath.Join(cache, "addresses", hex.EncodeToString(name[:]))
+// it is there; it stays until release is called. The cache holds contents by
+// their SHA-256, and for each address the SHA-256 of what it gave.
+func fetchFile(ctx context.Context, p *overlay.Project, address string) (file string, release func(), err error) {
+	cache := p.FetchDir()
+	index := filepath.Join(cache, "addresses", overlay.FetchName(address))
+	if release, err = p.HoldCache(); err != nil {
+		return "", nil, err
+	}
 	if sum, err := os.ReadFile(index); err == nil && filepath.IsLocal(string(sum)) {
 		file := filepath.Join(cache, string(sum))
 		if got, err := sumFile(file); err == nil && got == string(sum) {
-			return file, nil
+			return file, release, nil
 		}
 	}
+	release() // it may take long
 	if err := os.MkdirAll(filepath.Dir(index), 0o755); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	temp, err := os.CreateTemp(cache, ".fetch-")
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
+	defer temp.Close() //nolint:errcheck // it was synced
+	// So that nobody takes it for a leftover.
+	_ = unix.Flock(int(temp.Fd()), unix.LOCK_SH)
 	sum, err := download(ctx, address, temp)
-	err = errors.Join(err, temp.Close())
-	file := filepath.Join(cache, sum)
 	if err == nil {
-		err = os.Rename(temp.Name(), file)
+		release, err = p.HoldCache()
 	}
 	if err != nil {
-		return "", errors.Join(err, os.Remove(temp.Name()))
+		return "", nil, errors.Join(err, os.Remove(temp.Name()))
 	}
-	return file, writeWhole(index, sum)
+	file = filepath.Join(cache, sum)
+	if err := errors.Join(os.Rename(temp.Name(), file), writeWhole(index, sum)); err != nil {
+		release()
+		return "", nil, err
+	}
+	return file, release, nil
 }
 
 // download writes what an address gives and returns its SHA-256.
@@ -254,4 +270,14 @@ func writeWhole(name, text string) error {
 		return errors.Join(err, os.Remove(temp.Name()))
 	}
 	return nil
+}
+
+// archives lists the addresses of archives that packages are fetched from.
+func archives(pkgs []overlay.Package) (addresses []string) {
+	for _, pk := range pkgs {
+		if pk.Recipe != nil && pk.Recipe.Source != nil && pk.Recipe.Source.Archive != "" {
+			addresses = append(addresses, pk.Recipe.Source.Archive)
+		}
+	}
+	return addresses
 }

@@ -1,0 +1,202 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// What builds and archives were made to is removed by a later build or by
+// [Project.CollectCache], but not from under a tree that shows it: that holds a
+// shared lock, flock(2), on each such directory. So nothing is left to be
+// cleaned after a process that was killed. And while a tree finds out what it
+// shows, it holds the cache as a whole, in which nothing is removed then.
+
+// collectLock is the file in the cache that is locked as a whole.
+const collectLock = "gc.lock"
+
+// errGone is a directory that was removed since its name was read.
+var errGone = errors.New("it was replaced meanwhile: try again")
+
+// passing returns a test for directories of layers that may be removed though
+// the project hasn't changed.
+func (p *Project) passing() func(dir string) bool {
+	if p.directories != nil {
+		return func(string) bool { return false }
+	}
+	cache, outputs := p.cacheDir(), filepath.Join(p.StateDir(), outputsName)
+	if real, err := filepath.EvalSymlinks(outputs); err == nil {
+		outputs = real
+	}
+	return func(dir string) bool { return inside(dir, cache) || inside(dir, outputs) }
+}
+
+// outputsName is the folder in the state directory for what packages were built
+// to, by architecture.
+const outputsName = "outputs"
+
+// OutputsDir holds what packages were built to for the project's architecture.
+func (p *Project) OutputsDir() string {
+	return filepath.Join(p.StateDir(), outputsName, p.Manifest.Arch)
+}
+
+// findLayers lists the layers of a project, the tree's own or what it becomes,
+// and holds what may be removed.
+func (t *Tree) findLayers(p *Project) ([]*Layer, error) {
+	if p.directories != nil {
+		return p.layers(t.log)
+	}
+	unlock, err := p.lockCache(unix.LOCK_SH, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	for tries := 3; ; tries-- {
+		layers, err := p.layers(t.log)
+		if err == nil {
+			err = t.holdLayers(p, layers)
+		}
+		if err == nil {
+			p.noteLayers(layers)
+		}
+		if tries == 1 || !errors.Is(err, errGone) {
+			return layers, err
+		}
+	}
+}
+
+// holdLayers keeps what layers show.
+func (t *Tree) holdLayers(p *Project, layers []*Layer) error {
+	passing := p.passing()
+	for _, l := range layers {
+		if t.held[l.Dir] != nil || !passing(l.Dir) {
+			continue
+		}
+		f, err := holdDir(l.Dir)
+		if err != nil {
+			return fmt.Errorf("layer %s: %s: %w", l.Name, l.Dir, err)
+		}
+		t.held[l.Dir] = f
+	}
+	return nil
+}
+
+// letGo gives back what none of the layers shows.
+func (t *Tree) letGo(layers []*Layer) {
+	for dir, f := range t.held {
+		if !slices.ContainsFunc(layers, func(l *Layer) bool { return l.Dir == dir }) {
+			_ = f.Close() // only a lock
+			delete(t.held, dir)
+		}
+	}
+}
+
+// holdDir takes a shared lock on a directory. On a host's filesystem that has
+// no locks, nothing is held.
+func holdDir(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errGone
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) })
+	if errors.Is(err, unix.EWOULDBLOCK) || !isStill(f, dir) {
+		return nil, errors.Join(errGone, f.Close())
+	}
+	return f, nil
+}
+
+// isStill tells whether f, a directory, has its name.
+func isStill(f *os.File, dir string) bool {
+	var is, was unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &was) == nil && unix.Stat(dir, &is) == nil && is.Ino == was.Ino && is.Dev == was.Dev
+}
+
+// RemoveUnused removes the output of a build, or a layer in the cache, unless
+// some tree shows it.
+func RemoveUnused(dir string) (removed bool, err error) {
+	return removeUnheld(dir, dir)
+}
+
+// removeUnheld removes dir unless a tree shows the directory shown in it.
+func removeUnheld(dir, shown string) (removed bool, err error) {
+	f, err := os.Open(shown)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, RemoveTree(dir)
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close() //nolint:errcheck // only a lock
+	err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
+	// In one step out of sight of who might look for it by name.
+	gone := filepath.Join(filepath.Dir(dir), goneMark+filepath.Base(dir))
+	if err := RemoveTree(gone); err != nil {
+		return false, err
+	}
+	if err := os.Rename(dir, gone); err != nil {
+		return false, err
+	}
+	return true, RemoveTree(gone)
+}
+
+// goneMark begins the name of what is being removed. A crash may leave it.
+const goneMark = ".gone-"
+
+// isLeftover tells whether a crash has left an entry of the cache or of the
+// outputs.
+func isLeftover(name string) bool {
+	return strings.HasPrefix(name, goneMark) || strings.HasPrefix(name, ".new-")
+}
+
+// RemoveTree removes a tree of the host, its write-protected directories too.
+func RemoveTree(dir string) error {
+	if os.RemoveAll(dir) == nil {
+		return nil
+	}
+	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() {
+			return os.Chmod(name, 0o700)
+		}
+		return err
+	})
+	return errors.Join(err, os.RemoveAll(dir))
+}
+
+// lockCache keeps others from removing anything in the cache, or with how being
+// LOCK_EX from using it, until unlock is called. wait, unless nil, is called
+// before it waits. Where no cache can be, nothing is locked.
+func (p *Project) lockCache(how int, wait func()) (unlock func(), err error) {
+	dir := p.cacheDir()
+	_ = os.MkdirAll(dir, 0o755) // where it can't be, nothing is in it
+	f, err := os.OpenFile(filepath.Join(dir, collectLock), os.O_RDONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return func() {}, nil //nolint:nilerr // a cache that is only read loses nothing
+	}
+	err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), how|unix.LOCK_NB) })
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		if wait != nil {
+			wait()
+		}
+		err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), how) })
+	}
+	if err != nil {
+		return nil, errors.Join(&fs.PathError{Op: "flock", Path: f.Name(), Err: err}, f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// HoldCache keeps others from removing anything in the cache until release is
+// called.
+func (p *Project) HoldCache() (release func(), err error) { return p.lockCache(unix.LOCK_SH, nil) }
