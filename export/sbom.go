@@ -32,7 +32,7 @@ type Document struct {
 //
 // Memory is 32 bytes a file, besides what a walk needs.
 func WriteSBOM(ctx context.Context, t *overlay.Tree, out io.Writer, d Document, r *Request) error {
-	s := &sbom{tree: t, request: *r, document: d, spdx: newSPDXWriter(out), byLayer: make(map[string]int)}
+	s := &sbom{tree: t, request: *r, document: d, spdx: newSPDXWriter(out), byLayer: make(map[string]int), base: -1}
 	if s.request.Log == nil {
 		s.request.Log = slog.New(slog.DiscardHandler)
 	}
@@ -70,6 +70,7 @@ type sbom struct {
 	system    spdxPackage
 	layers    []spdxPackage // bottom to top
 	byLayer   map[string]int
+	base      int           // among the layers; -1 for none
 	installed []spdxPackage // by a package manager, in the base
 	depends   []spdxRelationship
 
@@ -102,6 +103,9 @@ func (s *sbom) describe(ctx context.Context) error {
 			continue // of an image with several, or of a checkpoint
 		}
 		s.byLayer[l.Name] = len(s.layers)
+		if l.Part() == overlay.PartBase {
+			s.base = len(s.layers)
+		}
 		s.layers = append(s.layers, spdxPackage{
 			Name: l.Name, ID: spdxID("Layer", l.Name), Download: spdxNoAssertion, FilesAnalyzed: true,
 			Comment: "layer: " + l.Part().String(),
@@ -114,15 +118,11 @@ func (s *sbom) describe(ctx context.Context) error {
 	return s.describePackages()
 }
 
-// baseLayer is the name of the layers of the manifest's base.
-const baseLayer = "base"
-
 // describeBase adds to the base which image it is.
 func (s *sbom) describeBase(ctx context.Context) error {
-	i, ok := s.byLayer[baseLayer]
 	project := s.tree.Project()
 	source := project.Manifest.Base.Source
-	if !ok || !overlay.IsImageReference(source) {
+	if s.base < 0 || !overlay.IsImageReference(source) {
 		return nil
 	}
 	images, err := project.LockImages(ctx)
@@ -135,8 +135,8 @@ func (s *sbom) describeBase(ctx context.Context) error {
 			continue
 		}
 		repo := ref.Context()
-		s.layers[i].Version = ref.Identifier()
-		s.layers[i].Refs = purlRef(fmt.Sprintf("pkg:oci/%s@%s?repository_url=%s",
+		s.layers[s.base].Version = ref.Identifier()
+		s.layers[s.base].Refs = purlRef(fmt.Sprintf("pkg:oci/%s@%s?repository_url=%s",
 			purlEscape(path.Base(repo.RepositoryStr())), url.QueryEscape(image.Digest), url.QueryEscape(repo.Name())))
 	}
 	return nil
@@ -194,8 +194,8 @@ func (s *sbom) writeRelationships() {
 		relate(s.system.ID, "CONTAINS", s.layers[i].ID)
 	}
 	owner := s.system.ID
-	if i, ok := s.byLayer[baseLayer]; ok {
-		owner = s.layers[i].ID
+	if s.base >= 0 {
+		owner = s.layers[s.base].ID
 	}
 	for i := range s.installed {
 		relate(owner, "CONTAINS", s.installed[i].ID)

@@ -12,9 +12,10 @@ const adviceLog = 256 << 10
 
 // What programs say of what they lack, in the locale of a build.
 var (
-	lacksProgram = regexp.MustCompile(`(?m)(?:^|: )([A-Za-z0-9_.+-]+): (?:command )?not found$` + // shells
-		`|^make(?:\[\d+\])?: ([A-Za-z0-9_.+-]+): No such file or directory$` +
-		`|^(?:/usr/bin/)?env: '([A-Za-z0-9_.+-]+)': No such file or directory$`)
+	lacksProgram = regexp.MustCompile(`(?m)^\S+: (?:line )?\d+: ([\w.+-]+): (?:command )?not found$` + // dash, bash
+		`|^(?:/bin/)?[a-z]*sh: ([\w.+-]+): not found$` + // ash
+		`|^make(?:\[\d+\])?: ([\w.+-]+): No such file or directory$` +
+		`|^(?:/usr/bin/)?env: '([\w.+-]+)': No such file or directory$`)
 	lacksHeader  = regexp.MustCompile(`fatal error: ([^:\n]+): No such file or directory`)
 	lacksNetwork = regexp.MustCompile(`(?i)could not resolve host|unable to resolve host|name or service not known` +
 		`|temporary failure in name resolution|failed to lookup address|network is unreachable|: no such host`)
@@ -24,8 +25,9 @@ var (
 func advice(log string) string {
 	text := end(log, adviceLog)
 	var lacks []string
-	if m := lacksProgram.FindStringSubmatch(text); m != nil {
-		lacks = append(lacks, "it "+missingProgram(m[1]+m[2]+m[3]).Error())
+	if all := lacksProgram.FindAllStringSubmatch(text, -1); len(all) > 0 {
+		last := all[len(all)-1] // others may have been tried for, in vain
+		lacks = append(lacks, "it "+missingProgram(strings.Join(last[1:], "")).Error())
 	}
 	if m := lacksHeader.FindStringSubmatch(text); m != nil {
 		lacks = append(lacks, "it needs the header "+m[1])
@@ -57,7 +59,7 @@ func end(file string, most int64) string {
 func missingProgram(name string) error {
 	install := "install it"
 	if pkg := debianPackage(name); pkg != "" {
-		install = "apt-get install " + pkg + " has it on Debian"
+		install = "on Debian, apt-get install " + pkg
 	}
 	return fmt.Errorf("needs the program %q, which is not in PATH: %s", name, install)
 }
