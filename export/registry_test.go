@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -216,6 +217,24 @@ func TestPullGivesTheSameTree(t *testing.T) {
 	images, err := other.LockImages(context.Background())
 	if err != nil || len(images) != 1 || images[0].Digest != digest {
 		t.Errorf("locked %v, %v; want %s", images, err, digest)
+	}
+	wantPURL(t, other, "pkg:oci/os@"+url.QueryEscape(digest)+"?repository_url="+url.QueryEscape(reg.host+"/team/os"))
+}
+
+// wantPURL checks which image the list of contents says is the base.
+func wantPURL(t *testing.T, p *overlay.Project, want string) {
+	t.Helper()
+	tree, err := overlay.Open(p, overlay.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFile(t, tree)
+	var list bytes.Buffer
+	if err := WriteSBOM(t.Context(), tree, &list, Document{"test", "test-1"}, &Request{}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(list.String(), `"referenceLocator":"`+want+`"`) {
+		t.Errorf("the list of contents doesn't say %s", want)
 	}
 }
 
