@@ -36,7 +36,9 @@ func installedPackages(t *overlay.Tree, release map[string]string) []spdxPackage
 	var all []spdxPackage
 	for fields := range paragraphs(readEither(t, "var/lib/dpkg/status"), ": ") {
 		if strings.HasSuffix(fields["Status"], " installed") {
-			all = append(all, installedPackage("deb", fields["Package"], fields["Version"], fields["Architecture"], release))
+			p := installedPackage("deb", fields["Package"], fields["Version"], fields["Architecture"], release)
+			p.LicenseSaid = debianLicenses(t, p.Name)
+			all = append(all, p)
 		}
 	}
 	for fields := range paragraphs(readEither(t, "lib/apk/db/installed", "usr/lib/apk/db/installed"), ":") {
@@ -46,6 +48,24 @@ func installedPackages(t *overlay.Tree, release map[string]string) []spdxPackage
 	}
 	slices.SortFunc(all, func(a, b spdxPackage) int { return strings.Compare(a.ID, b.ID) })
 	return slices.CompactFunc(all, func(a, b spdxPackage) bool { return a.ID == b.ID })
+}
+
+// debianLicenses lists what a package's copyright file names, in Debian's
+// words, if it is in the form for machines
+// (https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/).
+func debianLicenses(t *overlay.Tree, pkg string) string {
+	text := readEither(t, "usr/share/doc/"+pkg+"/copyright")
+	if !strings.HasPrefix(text, "Format:") {
+		return ""
+	}
+	var all []string
+	for line := range strings.Lines(text) {
+		if license, ok := strings.CutPrefix(line, "License:"); ok {
+			all = append(all, strings.TrimSpace(license))
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(slices.Compact(all), "; ")
 }
 
 func installedPackage(typ, name, version, arch string, release map[string]string) spdxPackage {
