@@ -106,7 +106,12 @@ func (w *work) unpack(ctx context.Context, s *overlay.Source, dir string) error 
 		err = runTool(ctx, "tar", "--extract", "--no-same-owner", "--file", file, "--directory", dir)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: can't be unpacked: %w", s.Archive, err)
+		err = fmt.Errorf("%s: can't be unpacked: %w", s.Archive, err)
+		if exit := new(exec.ExitError); errors.As(err, &exit) {
+			// Such as the page of a network that wants a login: not to be kept.
+			err = errors.Join(err, os.Remove(addressFile(w.project, s.Archive)))
+		}
+		return err
 	}
 	if s.RootDir == "" || filepath.Clean(s.RootDir) == "." {
 		return nil
@@ -169,8 +174,7 @@ var client = &http.Client{Transport: &http.Transport{
 // it is there; it stays until release is called. The cache holds contents by
 // their SHA-256, and for each address the SHA-256 of what it gave.
 func fetchFile(ctx context.Context, p *overlay.Project, address string) (file string, release func(), err error) {
-	cache := p.FetchDir()
-	index := filepath.Join(cache, "addresses", overlay.FetchName(address))
+	cache, index := p.FetchDir(), addressFile(p, address)
 	if release, err = p.HoldCache(); err != nil {
 		return "", nil, err
 	}
@@ -204,6 +208,11 @@ func fetchFile(ctx context.Context, p *overlay.Project, address string) (file st
 		return "", nil, err
 	}
 	return file, release, nil
+}
+
+// addressFile has the SHA-256 of what an address gave.
+func addressFile(p *overlay.Project, address string) string {
+	return filepath.Join(p.FetchDir(), "addresses", overlay.FetchName(address))
 }
 
 // download writes what an address gives and returns its SHA-256.
