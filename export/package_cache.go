@@ -40,9 +40,12 @@ const (
 	annotationTitle   = "org.opencontainers.image.title" // OCI image specification, annotations.md
 )
 
-// answerLimit is how long a registry may take to begin an answer: a build
-// waits for it.
-const answerLimit = 30 * time.Second
+// How long a registry may take before it counts as failing: to tell whether it
+// has a package, for which a build waits, and to begin any answer.
+const (
+	lookupLimit = 15 * time.Second
+	answerLimit = 2 * time.Minute
+)
 
 // NewPackageCache returns the cache in the repository ref, which has no tag. It
 // connects when it is first used. Layers are made in the directory scratch,
@@ -67,7 +70,7 @@ func NewPackageCache(ref, scratch string) (*PackageCache, error) {
 // has it, by digest.
 func (c *PackageCache) Get(ctx context.Context, key string, unpack func(io.Reader) error) (content string, err error) {
 	tag := c.repo.Tag(key)
-	d, err := c.puller.Get(ctx, tag)
+	d, err := c.lookup(ctx, tag)
 	if refused := new(transport.Error); errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound {
 		return "", fmt.Errorf("%s: %w", tag, fs.ErrNotExist)
 	}
@@ -101,6 +104,12 @@ func (c *PackageCache) Get(ctx context.Context, key string, unpack func(io.Reade
 	}
 	_, err = io.Copy(io.Discard, packed)
 	return content, err
+}
+
+func (c *PackageCache) lookup(ctx context.Context, tag name.Tag) (*remote.Descriptor, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupLimit)
+	defer cancel()
+	return c.puller.Get(ctx, tag)
 }
 
 // Put implements [build.Cache].

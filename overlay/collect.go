@@ -34,15 +34,13 @@ func (c *Collector) remove(kind, path, shown string) error {
 	if err != nil {
 		return err
 	}
-	if !c.Dry {
-		removed, err := removeUnheld(path, shown)
-		if err != nil {
-			return err
-		}
-		if !removed {
-			c.Log.Debug("kept, as it is in use", "path", path)
-			return nil
-		}
+	unheld, err := removeUnheld(path, shown, c.Dry)
+	if err != nil {
+		return err
+	}
+	if !unheld {
+		c.Log.Debug("kept, as it is in use", "path", path)
+		return nil
 	}
 	for i := range c.Freed {
 		if f := &c.Freed[i]; f.Kind == kind {

@@ -64,12 +64,13 @@ func TestCacheKeepsWhatProjectsUse(t *testing.T) {
 	// What is open stays, though its project is gone.
 	tree := openToRead(t, other)
 	must(t, os.RemoveAll(other.Root))
-	want("dry", collected(t, same, true), two)
+	want("open, and dry", collected(t, same, true), "")
 	want("open", collected(t, same, false), "")
 	if got := readPath(t, tree, "file"); !strings.HasPrefix(got, "otherother") {
 		t.Errorf("the open tree has %q", got)
 	}
 	must(t, tree.Close())
+	want("closed, and dry", collected(t, same, true), two)
 	want("closed", collected(t, same, false), two)
 
 	// Another base in the place of the one that was used.

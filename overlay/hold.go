@@ -24,17 +24,25 @@ const collectLock = "gc.lock"
 // errGone is a directory that was removed since its name was read.
 var errGone = errors.New("it was replaced meanwhile: try again")
 
-// passing returns a test for directories of layers that may be removed though
-// the project hasn't changed.
-func (p *Project) passing() func(dir string) bool {
+// passing lists those directories of layers, and of links to outputs, that may
+// be removed though the project hasn't changed.
+func (p *Project) passing(layers []*Layer) (dirs []string) {
 	if p.directories != nil {
-		return func(string) bool { return false }
+		return nil
 	}
 	cache, outputs := p.cacheDir(), filepath.Join(p.StateDir(), outputsName)
 	if real, err := filepath.EvalSymlinks(outputs); err == nil {
 		outputs = real
 	}
-	return func(dir string) bool { return inside(dir, cache) || inside(dir, outputs) }
+	for _, l := range layers {
+		if inside(l.Dir, cache) || inside(l.Dir, outputs) {
+			dirs = append(dirs, l.Dir)
+		}
+	}
+	if isDir(p.BuiltDir()) {
+		dirs = append(dirs, p.BuiltDir())
+	}
+	return dirs
 }
 
 // outputsName is the folder in the state directory for what packages were built
@@ -71,26 +79,26 @@ func (t *Tree) findLayers(p *Project) ([]*Layer, error) {
 	}
 }
 
-// holdLayers keeps what layers show.
+// holdLayers keeps what layers show, and the links that say which outputs that
+// are.
 func (t *Tree) holdLayers(p *Project, layers []*Layer) error {
-	passing := p.passing()
-	for _, l := range layers {
-		if t.held[l.Dir] != nil || !passing(l.Dir) {
+	for _, dir := range p.passing(layers) {
+		if t.held[dir] != nil {
 			continue
 		}
-		f, err := holdDir(l.Dir)
+		f, err := holdDir(dir)
 		if err != nil {
-			return fmt.Errorf("layer %s: %s: %w", l.Name, l.Dir, err)
+			return fmt.Errorf("%s: %w", dir, err)
 		}
-		t.held[l.Dir] = f
+		t.held[dir] = f
 	}
 	return nil
 }
 
-// letGo gives back what none of the layers shows.
-func (t *Tree) letGo(layers []*Layer) {
+// letGo gives back all but what is in keep.
+func (t *Tree) letGo(keep []string) {
 	for dir, f := range t.held {
-		if !slices.ContainsFunc(layers, func(l *Layer) bool { return l.Dir == dir }) {
+		if !slices.Contains(keep, dir) {
 			_ = f.Close() // only a lock
 			delete(t.held, dir)
 		}
@@ -120,32 +128,34 @@ func isStill(f *os.File, dir string) bool {
 	return unix.Fstat(int(f.Fd()), &was) == nil && unix.Stat(dir, &is) == nil && is.Ino == was.Ino && is.Dev == was.Dev
 }
 
-// RemoveUnused removes the output of a build, or a layer in the cache, unless
-// some tree shows it.
-func RemoveUnused(dir string) (removed bool, err error) {
-	return removeUnheld(dir, dir)
+// RemoveUnused removes the output of a build, unless some tree shows it.
+func RemoveUnused(dir string) error {
+	_, err := removeUnheld(dir, dir, false)
+	return err
 }
 
-// removeUnheld removes dir unless a tree shows the directory shown in it.
-func removeUnheld(dir, shown string) (removed bool, err error) {
+// removeUnheld removes dir, unless a tree shows the directory shown in it, and
+// tells which. With dry it only tells.
+func removeUnheld(dir, shown string, dry bool) (unheld bool, err error) {
 	f, err := os.Open(shown)
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, RemoveTree(dir)
-	}
-	if err != nil {
+	if err == nil {
+		defer f.Close() //nolint:errcheck // only a lock
+		err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return false, nil
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	defer f.Close() //nolint:errcheck // only a lock
-	err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return false, nil
+	if dry {
+		return true, nil
 	}
 	// In one step out of sight of who might look for it by name.
 	gone := filepath.Join(filepath.Dir(dir), goneMark+filepath.Base(dir))
 	if err := RemoveTree(gone); err != nil {
 		return false, err
 	}
-	if err := os.Rename(dir, gone); err != nil {
+	if err := os.Rename(dir, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
 	return true, RemoveTree(gone)
@@ -176,13 +186,11 @@ func RemoveTree(dir string) error {
 
 // lockCache keeps others from removing anything in the cache, or with how being
 // LOCK_EX from using it, until unlock is called. wait, unless nil, is called
-// before it waits. Where no cache can be, nothing is locked.
+// before it waits. Where no file can be made there, nothing is locked.
 func (p *Project) lockCache(how int, wait func()) (unlock func(), err error) {
-	dir := p.cacheDir()
-	_ = os.MkdirAll(dir, 0o755) // where it can't be, nothing is in it
-	f, err := os.OpenFile(filepath.Join(dir, collectLock), os.O_RDONLY|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(filepath.Join(p.cacheDir(), collectLock), os.O_RDONLY|os.O_CREATE, 0o644)
 	if err != nil {
-		return func() {}, nil //nolint:nilerr // a cache that is only read loses nothing
+		return func() {}, nil //nolint:nilerr // one that isn't there yet, or is only read, loses nothing
 	}
 	err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), how|unix.LOCK_NB) })
 	if errors.Is(err, unix.EWOULDBLOCK) {

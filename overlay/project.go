@@ -70,6 +70,9 @@ func Find(dir, manifest string) (*Project, error) {
 			manifest = checkoutManifest(root)
 		}
 	}
+	if manifest, err = filepath.Abs(manifest); err != nil { // a daemon changes its directory
+		return nil, err
+	}
 	p.Manifest, err = readManifestOf(root, manifest)
 	return p, err
 }

@@ -225,7 +225,7 @@ func (t *Tree) relayer(out *news) error {
 	if err := t.renew(t.root, withAttached(t.stackBelow(len(t.layers))), nil, out); err != nil {
 		return err
 	}
-	t.letGo(t.layers)
+	t.letGo(p.passing(layers))
 	return nil
 }
 

@@ -77,6 +77,7 @@ func (w *work) fetchOutput(ctx context.Context) (bool, error) {
 	found := false
 	content, err := w.shared.Get(ctx, w.sharedKey(), func(tar io.Reader) error {
 		found = true
+		w.options.Logger.Info("fetching "+w.Name, "from", "the cache")
 		return overlay.Unpack(ctx, tar, root)
 	})
 	switch {
@@ -118,6 +119,7 @@ func (b *builder) shareAll(ctx context.Context) {
 		if !b.shared.usable() || ctx.Err() != nil {
 			continue
 		}
+		b.options.Logger.Info("putting " + s.Package + " into the cache")
 		if err := b.shared.Put(ctx, s.Output, s.dir); err != nil {
 			b.giveUp(ctx, err)
 		}

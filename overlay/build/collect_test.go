@@ -105,7 +105,24 @@ func TestVariantsKeepTheirOutputs(t *testing.T) {
 		t.Setenv("ARCH", c.arch)
 		b.want(c.step, b.build(), c.want)
 	}
-	b.want("which is all that is shown", b.collect(), "leftovers of builds 4, outputs of packages 3")
+	// A mount of another variant goes on.
+	t.Setenv("ROOTFS_MANIFEST", "small")
+	t.Setenv("ARCH", "")
+	p, err := overlay.Find(b.root, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := overlay.Open(p, overlay.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("ROOTFS_MANIFEST", "")
+	t.Setenv("ARCH", "riscv64")
+	b.want("all but what is shown", b.collect(), "leftovers of builds 3, outputs of packages 2")
+	if err := tree.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.want("all but what this variant shows", b.collect(), "leftovers of builds 1, outputs of packages 1")
 	t.Setenv("ARCH", "")
 	b.want("then", b.build(), "both built, only built")
 }

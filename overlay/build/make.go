@@ -114,8 +114,7 @@ func (w *work) reuse(output string) error {
 // drop removes the outputs that aren't kept any more.
 func (w *work) drop() (err error) {
 	for _, output := range w.dropped {
-		_, dropErr := overlay.RemoveUnused(w.outputDir(output))
-		err = errors.Join(err, dropErr)
+		err = errors.Join(err, overlay.RemoveUnused(w.outputDir(output)))
 	}
 	return err
 }
