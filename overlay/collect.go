@@ -122,11 +122,15 @@ func (c *Collector) unused(kind, dir string, keep func(name string) (shown strin
 
 // forget removes the records of archives whose layers are gone.
 func (c archiveCache) forget() error {
-	records, err := filepath.Glob(c.recordFile("*"))
-	for _, file := range records {
-		key := strings.TrimSuffix(filepath.Base(file), ".json")
+	dir := filepath.Dir(c.recordFile(""))
+	records, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range records {
+		key := strings.TrimSuffix(e.Name(), ".json")
 		if c.load(key, new(archiveRecord)) != nil {
-			err = errors.Join(err, os.Remove(file))
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
 		}
 	}
 	return err

@@ -144,7 +144,7 @@ func removeUnheld(dir, shown string, dry bool) (unheld bool, err error) {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return false, nil
 		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) { // which a tree needs, too
 		return false, err
 	}
 	if dry {
@@ -186,11 +186,14 @@ func RemoveTree(dir string) error {
 
 // lockCache keeps others from removing anything in the cache, or with how being
 // LOCK_EX from using it, until unlock is called. wait, unless nil, is called
-// before it waits. Where no file can be made there, nothing is locked.
+// before it waits. Who can make no file there needs no lock to use what is there.
 func (p *Project) lockCache(how int, wait func()) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(p.cacheDir(), collectLock), os.O_RDONLY|os.O_CREATE, 0o644)
+	if err != nil && (how == unix.LOCK_SH || errors.Is(err, fs.ErrNotExist)) {
+		return func() {}, nil // one that isn't there yet, or is only read, loses nothing
+	}
 	if err != nil {
-		return func() {}, nil //nolint:nilerr // one that isn't there yet, or is only read, loses nothing
+		return nil, err
 	}
 	err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), how|unix.LOCK_NB) })
 	if errors.Is(err, unix.EWOULDBLOCK) {

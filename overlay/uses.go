@@ -76,12 +76,17 @@ func FetchName(address string) string { return fmt.Sprintf("%x", sha256.Sum256([
 // uses reads what projects use of a kind. Records of those that are gone are
 // left out, and removed unless dry.
 func (p *Project) uses(kind string, dry bool) (map[string]bool, error) {
-	files, err := filepath.Glob(filepath.Join(p.cacheDir(), "projects", "*."+kind))
-	if err != nil {
+	dir := filepath.Join(p.cacheDir(), "projects")
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	used := make(map[string]bool)
-	for _, file := range files {
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != "."+kind {
+			continue
+		}
+		file := filepath.Join(dir, e.Name())
 		text, err := os.ReadFile(file)
 		if err != nil {
 			return nil, err
