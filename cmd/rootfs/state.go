@@ -87,7 +87,8 @@ func (s *stateClaim) release() error {
 }
 
 // readState returns the state of a mounted project and a function that waits
-// until its daemon has ended; a nil state if no daemon lives.
+// until its daemon has ended; a nil state if no daemon lives. It waits for the
+// end of one that dies.
 func readState(p *overlay.Project) (*mountState, waitFunc, error) {
 	if p.StateDir() == "" {
 		return nil, nil, nil
@@ -109,6 +110,13 @@ func readState(p *overlay.Project) (*mountState, waitFunc, error) {
 	}
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("%s: %w", f.Name(), err), f.Close())
+	}
+	if lostDaemon(unix.Statfs(s.Mountpoint, new(unix.Statfs_t))) {
+		// It was killed: the kernel closes its files one by one.
+		if err := waitUnlocked(f, daemonLimit); err != nil {
+			return nil, nil, fmt.Errorf("the daemon (process %d) serves its mount on %s no more, and hasn't ended: %w", s.PID, quoted(s.Mountpoint), err)
+		}
+		return nil, nil, nil
 	}
 	return s, func(limit time.Duration) error { return waitUnlocked(f, limit) }, nil
 }

@@ -2,8 +2,12 @@ package main
 
 import (
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
@@ -54,4 +58,31 @@ func TestStateTellsALivingDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	nobody("after a kill")
+}
+
+// A daemon that dies may hold its lock for longer than its mount.
+func TestADyingDaemonIsWaitedFor(t *testing.T) {
+	need(t, "fuse")
+	project := layProject(t, "-- user/sysconfig/etc/passwd --\n")
+	mnt := filepath.Join(project, "mnt")
+	t.Cleanup(func() { _ = unix.Unmount(mnt, unix.MNT_DETACH) })
+	for _, verb := range []string{"status", "log", "checkpoint", "which /etc/passwd", "export --tar out.tar", "gc"} {
+		rootfs(t, project, "mount", "mnt") // clears the dead one
+		lock, err := os.Open(filepath.Join(project, ".rootfs/mount.json"))
+		if err == nil {
+			err = killDaemon(project)
+		}
+		if err == nil {
+			err = flock(lock, unix.LOCK_EX) // in its place
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(50*time.Millisecond, func() { _ = lock.Close() })
+		rootfs(t, project, strings.Fields(verb)...)
+		if _, dead, err := resolveMount(mnt); !dead || err != nil {
+			t.Errorf("%s: the mount isn't dead (%v), so this shows nothing", verb, err)
+		}
+	}
+	rootfs(t, project, "umount", "mnt")
 }

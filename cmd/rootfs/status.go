@@ -49,17 +49,22 @@ func statusCommand(std streams) *cli.Command {
 // openForReading opens a project that may be mounted, as its daemon shows it
 // now; state is nil where it isn't mounted.
 func openForReading(p *overlay.Project, o overlay.Options) (state *mountState, tree *overlay.Tree, err error) {
-	state, _, err = readState(p)
-	if err != nil {
-		return nil, nil, err
-	}
-	if state != nil {
-		if err := syncMount(state.Mountpoint); err != nil {
+	for {
+		if state, _, err = readState(p); err != nil {
+			return nil, nil, err
+		}
+		if state != nil {
+			err = syncMount(state.Mountpoint)
+		}
+		if lostDaemon(err) {
+			continue // just now
+		}
+		if err != nil {
 			return nil, nil, fmt.Errorf("sync %s: %w", quoted(state.Mountpoint), err)
 		}
+		tree, err = overlay.Open(p, o)
+		return state, tree, err
 	}
-	tree, err = overlay.Open(p, o)
-	return state, tree, err
 }
 
 // syncMount brings what programs have written through the mount to the edits.
