@@ -50,11 +50,12 @@ judge:
 	ROOTFS_JUDGE_SEQUENCES=$(SEQUENCES) $(GO) test -count 1 -timeout 90m -run TestLikeTheKernelsOverlay ./cmd/rootfs
 
 # Kills the daemon CRASHES times and cuts the power POWER_CUTS times, each under
-# writers that sync; and makes each host call of each edit fail. As root.
+# writers that sync; kills gc CRASHES times; and makes each host call of each
+# edit fail. As root.
 CRASHES ?= 1000
 POWER_CUTS ?= 300
 crash:
-	ROOTFS_CRASHES=$(CRASHES) ROOTFS_POWER_CUTS=$(POWER_CUTS) ROOTFS_FAULTS=all $(GO) test -count 1 -timeout 90m -run 'TestKilledDaemon|TestPowerCut|TestFailingHostCalls' ./cmd/rootfs -v
+	ROOTFS_CRASHES=$(CRASHES) ROOTFS_POWER_CUTS=$(POWER_CUTS) ROOTFS_FAULTS=all $(GO) test -count 1 -timeout 90m -run 'TestKilled|TestPowerCut|TestFailingHostCalls' ./cmd/rootfs -v
 
 # Images: this program, mkfs.ext4 -d and a loop mount, in turn. As root, on a
 # quiet machine; the trees stay in BENCH_DIR.

@@ -107,6 +107,11 @@ func (t *Tree) prepareState(dir string) error {
 			return err
 		}
 	}
+	// A layer that a killed squash has left holds names of the others' files,
+	// which would count.
+	if err := dropUnfinished(dir); err != nil {
+		return err
+	}
 	stack, err := editsStack(dir)
 	if err != nil || len(stack) == 0 {
 		return err

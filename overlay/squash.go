@@ -39,9 +39,6 @@ func (p *Project) Squash(drop func(Checkpoint) bool) (dropped []Checkpoint, err 
 
 // squashOne drops the oldest checkpoint that is to go; nil when there is none.
 func (t *Tree) squashOne(drop func(Checkpoint) bool) (*Checkpoint, error) {
-	if err := dropUnfinished(t.stackDir()); err != nil {
-		return nil, err
-	}
 	all, err := readCheckpoints(t.stackDir())
 	if err != nil {
 		return nil, err

@@ -312,11 +312,17 @@ func layProject(t *testing.T, layers string) string {
 // seeTree describes the merged tree as describe does a folder.
 func seeTree(t *testing.T, project, _ string) []string {
 	t.Helper()
+	return treeAt(t, project, "")
+}
+
+// treeAt describes the merged tree at a checkpoint; now for an empty one.
+func treeAt(t *testing.T, project, checkpoint string) []string {
+	t.Helper()
 	p, err := overlay.Find(project, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	tree, err := overlay.Open(p, overlay.Options{ReadOnly: true})
+	tree, err := overlay.Open(p, overlay.Options{ReadOnly: true, Checkpoint: checkpoint})
 	if err != nil {
 		t.Fatal(err)
 	}
