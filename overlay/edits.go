@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -245,20 +247,27 @@ func (e *LockedError) Error() string {
 }
 
 // takeLock takes the lock file, which holds the pid of its owner. The kernel
-// frees it when the owner dies.
+// frees it when the owner dies, which is waited for.
 func takeLock(file string) (*os.File, error) {
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		defer f.Close() //nolint:errcheck // nothing was written
+	const step, limit = 5 * time.Millisecond, 2 * time.Second
+	for waited := time.Duration(0); ; waited += step {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s: %w", file, err)
+			return nil, errors.Join(fmt.Errorf("%s: %w", file, err), f.Close())
 		}
 		text, _ := os.ReadFile(file)
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
-		return nil, &LockedError{File: file, PID: pid}
+		if waited >= limit || !ended(pid) {
+			return nil, errors.Join(&LockedError{File: file, PID: pid}, f.Close())
+		}
+		time.Sleep(step)
 	}
 	if err := f.Truncate(0); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -267,6 +276,17 @@ func takeLock(file string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// ended tells whether a process has ended, though the kernel may not have closed
+// all of its files yet: proc(5), the state in /proc/PID/stat.
+func ended(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
+	}
+	_, state, _ := strings.Cut(string(text[bytes.LastIndexByte(text, ')')+1:]), " ")
+	return strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X")
 }
 
 func (s *state) close() error { return s.lock.Close() }
