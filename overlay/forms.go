@@ -30,6 +30,9 @@ type pkg struct {
 	// the link result itself (not where it points, which a rebuild changes).
 	path string
 	kind pkgKind
+
+	// real is path without links, where that is known to be an install tree; else "".
+	real string
 }
 
 // resultLink is the name of a link to what something else has built.
@@ -77,21 +80,18 @@ func packages(appsDir string, order, exclude []string) ([]pkg, error) {
 			return nil, fmt.Errorf("apps.exclude: pattern %q: %w", pattern, err)
 		}
 	}
-	var found []pkg
-	var bad []error
-	for _, entry := range entries {
-		name, isArchive := cutArchiveSuffix(entry.Name())
-		if strings.HasPrefix(name, ".") || matchesAny(exclude, name) || matchesAny(exclude, entry.Name()) {
-			continue
-		}
-		p, err := packageAt(filepath.Join(appsDir, entry.Name()), name, isArchive)
-		switch {
-		case err != nil:
-			bad = append(bad, err)
-		case p.kind != 0:
-			found = append(found, p)
-		}
+	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool {
+		name, _ := cutArchiveSuffix(e.Name())
+		return strings.HasPrefix(name, ".") || matchesAny(exclude, name) || matchesAny(exclude, e.Name())
+	})
+	real, err := filepath.EvalSymlinks(appsDir)
+	if err != nil {
+		return nil, err
 	}
+	found := make([]pkg, len(entries))
+	bad := make([]error, len(entries))
+	inParallel(len(entries), func(i int) { found[i], bad[i] = packageAt(appsDir, real, entries[i]) })
+	found = slices.DeleteFunc(found, func(p pkg) bool { return p.kind == 0 })
 	slices.SortStableFunc(found, func(a, b pkg) int { return cmp.Compare(a.name, b.name) })
 	for i := 1; i < len(found); i++ {
 		if found[i-1].name == found[i].name {
@@ -99,8 +99,8 @@ func packages(appsDir string, order, exclude []string) ([]pkg, error) {
 				found[i-1].path, found[i].path, found[i].name))
 		}
 	}
-	if len(bad) > 0 {
-		return nil, errors.Join(bad...)
+	if err := errors.Join(bad...); err != nil {
+		return nil, err
 	}
 	return inOrder(found, order, exclude, appsDir)
 }
@@ -146,16 +146,26 @@ func matchesAny(patterns []string, name string) bool {
 	})
 }
 
-// packageAt recognises the form of what is at file. The kind is 0 for a file
+// packageAt recognises the form of an entry of appsDir, which is real without
+// links. The kind is 0 for a file
 // that is no package and is known not to be one.
-func packageAt(file, name string, isArchive bool) (pkg, error) {
+func packageAt(appsDir, real string, entry fs.DirEntry) (pkg, error) {
+	file := filepath.Join(appsDir, entry.Name())
+	if entry.IsDir() {
+		p, err := packageDir(file, entry.Name())
+		if p.kind == pkgTree {
+			p.real = filepath.Join(real, entry.Name())
+		}
+		return p, err
+	}
+	name, isArchive := cutArchiveSuffix(entry.Name())
 	info, err := os.Stat(file)
 	if err != nil {
 		return pkg{}, fmt.Errorf("package %q: %w", name, err)
 	}
 	switch {
 	case info.IsDir():
-		return packageDir(file, filepath.Base(file))
+		return packageDir(file, entry.Name())
 	case info.Mode().IsRegular() && isArchive:
 		return pkg{name: name, path: file, kind: pkgArchive}, nil
 	case matchesAny(companions, filepath.Base(file)):
@@ -166,21 +176,6 @@ func packageAt(file, name string, isArchive bool) (pkg, error) {
 }
 
 func packageDir(dir, name string) (pkg, error) {
-	result := filepath.Join(dir, resultLink)
-	if _, err := os.Stat(filepath.Join(dir, RecipeName)); err == nil {
-		return pkg{name: name, path: dir, kind: pkgRecipe}, nil
-	}
-	switch info, err := os.Stat(result); {
-	case err == nil && info.IsDir():
-		return pkg{name: name, path: result, kind: pkgResult}, nil
-	case err == nil:
-		return pkg{}, fmt.Errorf("%s: must be a link to a built tree, but leads to a file", result)
-	case !errors.Is(err, fs.ErrNotExist):
-		return pkg{}, fmt.Errorf("package %q: %w", name, err)
-	}
-	if target, err := os.Readlink(result); err == nil {
-		return pkg{}, fmt.Errorf("%s: points to %q, which isn't there: build package %q again", result, target, name)
-	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return pkg{}, fmt.Errorf("package %q: %w", name, err)
@@ -189,10 +184,36 @@ func packageDir(dir, name string) (pkg, error) {
 	for i, entry := range entries {
 		names[i] = entry.Name()
 	}
+	if slices.Contains(names, RecipeName) {
+		if _, err := os.Stat(filepath.Join(dir, RecipeName)); err == nil {
+			return pkg{name: name, path: dir, kind: pkgRecipe}, nil
+		}
+	}
+	if slices.Contains(names, resultLink) {
+		return builtElsewhere(dir, name)
+	}
 	if why := whyNoTree(names); why != "" {
 		return pkg{}, fmt.Errorf("%s: not a package that can be shown: %s, or list %q under apps.exclude", dir, why, name)
 	}
 	return pkg{name: name, path: dir, kind: pkgTree}, nil
+}
+
+// builtElsewhere is the package whose folder holds a link to its tree.
+func builtElsewhere(dir, name string) (pkg, error) {
+	result := filepath.Join(dir, resultLink)
+	switch info, err := os.Stat(result); {
+	case err == nil && info.IsDir():
+		return pkg{name: name, path: result, kind: pkgResult}, nil
+	case err == nil:
+		return pkg{}, fmt.Errorf("%s: must be a link to a built tree, but leads to a file", result)
+	case !errors.Is(err, fs.ErrNotExist):
+		return pkg{}, fmt.Errorf("package %q: %w", name, err)
+	}
+	target, err := os.Readlink(result)
+	if err != nil {
+		return pkg{}, fmt.Errorf("package %q: %w", name, err)
+	}
+	return pkg{}, fmt.Errorf("%s: points to %q, which isn't there: build package %q again", result, target, name)
 }
 
 // whyNoTree tells which form a folder that holds names could take, "" when it

@@ -46,6 +46,30 @@ func (d *hostDir) open() (int, error) {
 	return dirs.install(&d.h, fd), nil
 }
 
+// openToList returns a descriptor for getdents, at the directory's start; done
+// gives it back. One that had to be opened is then the one that open returns.
+func (d *hostDir) openToList() (fd int, done func(), err error) {
+	dirs := d.layer.tree.dirs
+	const flags = unix.O_RDONLY | unix.O_DIRECTORY
+	if fd, ok := dirs.get(&d.h); ok || d.parent == nil {
+		if !ok {
+			if fd, err = d.open(); err != nil {
+				return -1, nil, err
+			}
+		}
+		defer d.close()
+		fd, err = openRetry(fd, ".", flags, 0)
+		return fd, func() { _ = unix.Close(fd) }, err
+	}
+	up, err := d.parent.open()
+	if err != nil {
+		return -1, nil, err
+	}
+	defer d.parent.close()
+	fd, err = openRetry(up, d.name, flags|unix.O_NOFOLLOW, 0)
+	return fd, func() { dirs.install(&d.h, fd); d.close() }, err
+}
+
 // openBoth opens two directories; done gives both back.
 func openBoth(a, b *hostDir) (fdA, fdB int, done func(), err error) {
 	if fdA, err = a.open(); err != nil {

@@ -1,7 +1,9 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,12 +18,16 @@ import (
 // /var/run), which is where distributions have them; so opening costs the same
 // for any size of tree.
 func (t *Tree) linkPackages() error {
+	layers := t.layers
+	if i := slices.IndexFunc(layers, (*Layer).writable); i >= 0 {
+		layers = layers[:i]
+	}
+	entries := make([][]shallowEntry, len(layers))
+	bad := make([]error, len(layers))
+	inParallel(len(layers), func(i int) { entries[i], bad[i] = layers[i].shallow() })
 	links := make(map[string]bool) // what is a symlink in the layers so far
-	for _, l := range t.layers {
-		if l.writable() {
-			break
-		}
-		if err := t.linkLayer(l, links); err != nil {
+	for i, l := range layers {
+		if err := errors.Join(bad[i], t.linkLayer(l, entries[i], links)); err != nil {
 			return fmt.Errorf("layer %s: %w", l.Name, err)
 		}
 	}
@@ -29,28 +35,31 @@ func (t *Tree) linkPackages() error {
 }
 
 // linkLayer takes one more layer into account.
-func (t *Tree) linkLayer(l *Layer, links map[string]bool) error {
-	return l.shallow(func(d *hostDir, name string, typ uint8) error {
-		path := join(d.path(), name)
+func (t *Tree) linkLayer(l *Layer, entries []shallowEntry, links map[string]bool) error {
+	for _, e := range entries {
+		if e.typ != unix.DT_LNK && len(links) == 0 {
+			continue
+		}
+		path := join(e.dir.path(), e.name)
 		switch {
-		case typ == unix.DT_LNK:
+		case e.typ == unix.DT_LNK:
 			links[path] = true
-			return nil
+			continue
 		case !links[path]:
-			return nil
-		case typ == unix.DT_DIR && l.pkg:
+			continue
+		case e.typ == unix.DT_DIR && l.pkg:
 			target, err := t.follow(t.stackBelow(l.rank), path)
 			if err != nil {
 				return err
 			}
 			if target != nil {
-				l.attachTo(target[0], d, name)
-				return nil
+				l.attachTo(target[0], e.dir, e.name)
+				continue
 			}
 		}
 		delete(links, path)
-		return nil
-	})
+	}
+	return nil
 }
 
 // attachTo makes the directory name of d part of target.
@@ -66,40 +75,50 @@ func (l *Layer) attachTo(target, d *hostDir, name string) {
 	target.layer.attach[at] = append(target.layer.attach[at], &hostDir{layer: l, parent: d, name: name})
 }
 
-// shallow visits the entries of the layer's root and of its directories, with
-// the types that they are shown with.
-func (l *Layer) shallow(visit func(d *hostDir, name string, typ uint8) error) error {
-	var below []*hostDir
-	dirs := []*hostDir{l.root}
-	for depth := 0; depth < 2; depth++ {
-		for _, d := range dirs {
-			names, err := readNames(d)
-			if err != nil {
-				return err
-			}
-			for _, h := range names {
-				typ := h.typ
-				if l.recorded && typ == unix.DT_REG {
-					var a attrs
-					if _, err := d.look(h.name, &a); err != nil {
-						return err
-					}
-					typ = uint8(a.m.mode & unix.S_IFMT >> 12)
-				}
-				if err := visit(d, h.name, typ); err != nil {
-					return err
-				}
-				if typ == unix.DT_DIR && depth == 0 {
-					below = append(below, &hostDir{layer: l, parent: d, name: h.name})
-				}
-			}
-			if depth > 0 {
-				l.tree.dirs.drop(&d.h) // it is no node's
-			}
-		}
-		dirs = below
+// shallowEntry is a name in a layer's root or in a directory there.
+type shallowEntry struct {
+	dir  *hostDir
+	name string
+	typ  uint8 // DT_*, as it is shown
+}
+
+// shallow lists the layer's root and, after it, each directory there.
+func (l *Layer) shallow() ([]shallowEntry, error) {
+	all, err := l.entries(nil, l.root)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	for _, e := range all[:len(all):len(all)] {
+		if e.typ != unix.DT_DIR {
+			continue
+		}
+		d := &hostDir{layer: l, parent: e.dir, name: e.name}
+		if all, err = l.entries(all, d); err != nil {
+			return nil, err
+		}
+		l.tree.dirs.drop(&d.h) // it is no node's
+	}
+	return all, nil
+}
+
+// entries adds those of one directory to all.
+func (l *Layer) entries(all []shallowEntry, d *hostDir) ([]shallowEntry, error) {
+	names, err := readNames(d)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range names {
+		typ := h.typ
+		if l.recorded && typ == unix.DT_REG {
+			var a attrs
+			if _, err := d.look(h.name, &a); err != nil {
+				return nil, err
+			}
+			typ = uint8(a.m.mode & unix.S_IFMT >> 12)
+		}
+		all = append(all, shallowEntry{d, h.name, typ})
+	}
+	return all, nil
 }
 
 // maxLinks is how many symlinks a path may go through, as in the kernel.

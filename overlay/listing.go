@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sort"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -240,59 +239,64 @@ func (d *hostDir) isWhiteout(h hostName) (bool, error) {
 	return ok && d.layer.isWhiteout(&st), err
 }
 
-var direntBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+// listBuffer is what reading a directory needs for a while.
+type listBuffer struct {
+	dirents [64 << 10]byte
+	names   []byte // one after the other
+	ends    []int
+	types   []uint8
+}
+
+var listBuffers = sync.Pool{New: func() any { return new(listBuffer) }}
 
 // readNames lists a host directory, without "." and "..", in the host's order.
 func readNames(d *hostDir) ([]hostName, error) {
-	up, err := d.open()
-	if err != nil {
-		return nil, err
-	}
-	defer d.close()
-	fd, err := openRetry(up, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	fd, done, err := d.openToList()
 	if err != nil {
 		return nil, fmt.Errorf("%s/%s: %w", d.layer.Dir, d.path(), err)
 	}
-	defer unix.Close(fd) //nolint:errcheck // read only
-	buf := direntBuffers.Get().(*[]byte)
-	defer direntBuffers.Put(buf)
-
-	var ends []int
-	var types []uint8
-	var all strings.Builder
-	for {
-		n, err := unix.Getdents(fd, *buf)
-		if err != nil {
-			return nil, fmt.Errorf("%s/%s: %w", d.layer.Dir, d.path(), err)
-		}
-		if n == 0 {
-			break
-		}
-		for b := (*buf)[:n]; len(b) > 0; {
-			// struct linux_dirent64: u64 ino, s64 off, u16 reclen, u8 type, name
-			reclen := int(binary.NativeEndian.Uint16(b[16:]))
-			name := b[19:reclen]
-			name = name[:clen(name)]
-			if string(name) != "." && string(name) != ".." {
-				all.Write(name)
-				ends = append(ends, all.Len())
-				types = append(types, b[18])
-			}
-			b = b[reclen:]
-		}
+	defer done()
+	b := listBuffers.Get().(*listBuffer)
+	defer listBuffers.Put(b)
+	if err := b.fill(fd); err != nil {
+		return nil, fmt.Errorf("%s/%s: %w", d.layer.Dir, d.path(), err)
 	}
-	return splitNames(up, all.String(), ends, types)
+	return b.split(fd)
 }
 
-// splitNames cuts all names of a directory out of one string, which costs one
+// fill reads all names of an open directory.
+func (b *listBuffer) fill(fd int) error {
+	b.names, b.ends, b.types = b.names[:0], b.ends[:0], b.types[:0]
+	for {
+		n, err := unix.Getdents(fd, b.dirents[:])
+		if err != nil || n == 0 {
+			return err
+		}
+		for rest := b.dirents[:n]; len(rest) > 0; {
+			// struct linux_dirent64: u64 ino, s64 off, u16 reclen, u8 type, name
+			reclen := int(binary.NativeEndian.Uint16(rest[16:]))
+			name := rest[19:reclen]
+			name = name[:clen(name)]
+			if string(name) != "." && string(name) != ".." {
+				b.names = append(b.names, name...)
+				b.ends = append(b.ends, len(b.names))
+				b.types = append(b.types, rest[18])
+			}
+			rest = rest[reclen:]
+		}
+	}
+}
+
+// split cuts all names of the directory out of one string, which costs one
 // allocation for them all.
-func splitNames(dirfd int, all string, ends []int, types []uint8) ([]hostName, error) {
-	names := make([]hostName, len(ends))
+func (b *listBuffer) split(dirfd int) ([]hostName, error) {
+	all := string(b.names)
+	names := make([]hostName, len(b.ends))
 	start := 0
-	for i, end := range ends {
-		names[i] = hostName{all[start:end], types[i]}
+	for i, end := range b.ends {
+		names[i] = hostName{all[start:end], b.types[i]}
 		start = end
-		if types[i] != unix.DT_UNKNOWN {
+		if b.types[i] != unix.DT_UNKNOWN {
 			continue
 		}
 		var st unix.Stat_t

@@ -311,7 +311,13 @@ func (p *Project) packageLayers(log *slog.Logger) ([]*Layer, error) {
 				return nil, err
 			}
 		}
-		layers, err := p.source(m.Apps.Path+"/"+pk.name, source, log)
+		name := m.Apps.Path + "/" + pk.name
+		var layers []*Layer
+		if pk.real != "" {
+			layers, err = p.plainLayer(name, pk.real)
+		} else {
+			layers, err = p.source(name, source, log)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -341,17 +347,22 @@ func (p *Project) source(name, source string, log *slog.Logger) ([]*Layer, error
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", name, err)
 	}
-	if p.holdsState(path) {
-		return nil, fmt.Errorf("layer %s: %s holds this project's own state: name a folder beside the project's or below it", name, path)
-	}
-	if isDir(path) && !isOCILayout(path) {
-		return []*Layer{{Name: name, Dir: path}}, nil
+	if isDir(path) && !isOCILayout(path) || p.holdsState(path) {
+		return p.plainLayer(name, path)
 	}
 	dirs, err := unpackArchive(context.Background(), path, p.cacheDir(), p.Manifest.Arch, log)
 	if err != nil {
 		return nil, err
 	}
 	return unpackedLayers(name, dirs)
+}
+
+// plainLayer makes the layer of a directory, whose path goes through no link.
+func (p *Project) plainLayer(name, dir string) ([]*Layer, error) {
+	if p.holdsState(dir) {
+		return nil, fmt.Errorf("layer %s: %s holds this project's own state: name a folder beside the project's or below it", name, dir)
+	}
+	return []*Layer{{Name: name, Dir: dir}}, nil
 }
 
 // unpackedLayers makes layers of directories in the cache, bottom to top.
