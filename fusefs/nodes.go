@@ -34,7 +34,7 @@ type nodes struct {
 
 	mu         sync.Mutex // guards all below, and every slot but for slot.node
 	open       []uint32   // places of the chunks that have a free slot, or are nil
-	generation uint64
+	generation uint32
 }
 
 const chunkSize = 64
@@ -46,9 +46,13 @@ type chunk struct {
 
 type slot struct {
 	node       atomic.Pointer[overlay.Node] // nil in a free slot
-	refs       uint64                       // what the kernel has been told and has not forgotten
-	generation uint64
+	refs       uint32                       // what the kernel has been told and has not forgotten
+	generation uint32
 }
+
+// maxRefs bounds the references that are kept for one node. The kernel forgets
+// all that it was told at once, so those beyond are given back right away.
+const maxRefs = 1 << 30
 
 // rootID is what the kernel calls the root (FUSE_ROOT_ID). It is never
 // forgotten.
@@ -59,7 +63,7 @@ func newNodes(root *overlay.Node, release func(*overlay.Node, uint64)) *nodes {
 	ns.tidying = time.AfterFunc(time.Hour, ns.tidy)
 	ns.tidying.Stop()
 	ns.chunks.Store(new([]*atomic.Pointer[chunk]))
-	root.Tag.Store(ns.place(root))
+	root.Tag.Store(uint32(ns.place(root)))
 	return ns
 }
 
@@ -89,14 +93,18 @@ func (ns *nodes) slot(id uint64) *slot {
 func (ns *nodes) add(n *overlay.Node) (id, generation uint64) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	id = n.Tag.Load()
+	id = uint64(n.Tag.Load())
 	if id == 0 {
 		id = ns.place(n)
-		n.Tag.Store(id)
+		n.Tag.Store(uint32(id))
 	}
 	s := ns.slot(id)
-	s.refs++
-	return id, s.generation
+	if s.refs == maxRefs {
+		ns.release(n, 1) // not the last: nobody waits for a lock in it
+	} else {
+		s.refs++
+	}
+	return id, uint64(s.generation)
 }
 
 // place puts n into a free slot.
@@ -163,8 +171,8 @@ func (ns *nodes) drop(id, refs uint64) (*overlay.Node, uint64) {
 		return nil, 0
 	}
 	n := s.node.Load()
-	refs = min(refs, s.refs)
-	if s.refs -= refs; s.refs == 0 {
+	refs = min(refs, uint64(s.refs))
+	if s.refs -= uint32(refs); s.refs == 0 {
 		n.Tag.Store(0)
 		s.node.Store(nil)
 		ns.vacate(id - 1)

@@ -36,7 +36,7 @@ type notifier interface {
 
 // NameChanged implements overlay.Notifier.
 func (a *announcer) NameChanged(dir *overlay.Node, name string) {
-	if id := dir.Tag.Load(); id != 0 {
+	if id := uint64(dir.Tag.Load()); id != 0 {
 		a.sayTwice(func() { a.server.EntryNotify(id, name) })
 	}
 }
@@ -44,7 +44,7 @@ func (a *announcer) NameChanged(dir *overlay.Node, name string) {
 // Changed implements overlay.Notifier. Offset and length 0 mean all pages, a
 // directory's listing among them.
 func (a *announcer) Changed(n *overlay.Node) {
-	id := n.Tag.Load()
+	id := uint64(n.Tag.Load())
 	if id == 0 {
 		return
 	}

@@ -111,8 +111,8 @@ func (n *Node) fill(e *Entry, a *attrs) {
 	if l != nil {
 		e.Layer = l.Name
 	}
-	if n.over != nil && l != nil && !l.edit {
-		n.over.apply(e)
+	if l != nil && !l.edit && n.is(overridden) {
+		l.tree.overrideOf(n).apply(e)
 	}
 	if l != nil && l.mtime != nil {
 		e.Atime, e.Mtime, e.Ctime = *l.mtime, *l.mtime, *l.mtime

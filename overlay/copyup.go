@@ -172,8 +172,8 @@ func (t *Tree) copyUpTo(n *Node, size int64) (bool, error) {
 	if t.inEdits(n) {
 		return false, nil
 	}
-	n.up.Lock()
-	defer n.up.Unlock()
+	t.startCopy(n)
+	defer t.endCopy(n)
 	if t.inEdits(n) {
 		return false, nil
 	}
@@ -212,6 +212,23 @@ func (t *Tree) copyUpTo(n *Node, size int64) (bool, error) {
 		}
 		return nil
 	})
+}
+
+// startCopy waits until nobody else copies n up.
+func (t *Tree) startCopy(n *Node) {
+	t.rareMu.Lock()
+	defer t.rareMu.Unlock()
+	for t.copying[n] {
+		t.copied.Wait()
+	}
+	t.copying[n] = true
+}
+
+func (t *Tree) endCopy(n *Node) {
+	t.rareMu.Lock()
+	defer t.rareMu.Unlock()
+	delete(t.copying, n)
+	t.copied.Broadcast()
 }
 
 // reopen makes n part of the edits where it is: they were frozen, and aren't

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -12,18 +11,16 @@ import (
 
 // Node is one inode of a tree. A method that returns a Node adds a reference
 // to it, which [Tree.Release] gives back; a file that is removed keeps its
-// content until then.
+// content until then. There are as many as files that somebody has looked at,
+// so what few of them have is in maps of the tree.
 type Node struct {
 	// Tag is free for the use of whoever serves the tree.
-	Tag atomic.Uint64
+	Tag atomic.Uint32
 
-	refs atomic.Int64 // the caller's, and one for each known child
+	refs atomic.Int32 // the caller's, and one for each known child
 
 	// fh is the content's descriptor, made when first needed.
 	fh atomic.Pointer[handle]
-
-	// up is held while the content is copied up.
-	up sync.Mutex
 
 	ino     uint64
 	hostIno uint64 // the key in Tree.links, when linked
@@ -35,17 +32,17 @@ type Node struct {
 	parent *Node
 	name   string
 
-	at   place      // where the host has it; unused for directories
-	dir  *directory // only for directories
-	over *override  // the manifest's word on a lower entry, mostly nil
+	at  place      // where the host has it; unused for directories
+	dir *directory // only for directories
 }
 
 // States of a node; they are set under Tree.mu and read anywhere.
 const (
-	orphan  uint32 = 1 << iota // its content is in the edits, without a name
-	dead                       // its last name is gone
-	linked                     // it is in Tree.links
-	tmpfile                    // it never had a name, and may get one
+	orphan     uint32 = 1 << iota // its content is in the edits, without a name
+	dead                          // its last name is gone
+	linked                        // it is in Tree.links
+	tmpfile                       // it never had a name, and may get one
+	overridden                    // it is in Tree.overridden
 
 	// The bits from here on are the Tree.epoch in which the node became part
 	// of the newest edits; 0 for one that never was.
@@ -175,6 +172,7 @@ func (t *Tree) known(dir *Node, name string, l *Layer, a *attrs) (*Node, error) 
 		return ent.node, nil
 	}
 	t.adopt(dir, name, n)
+	t.override(n, d.wordOn(n, name))
 	ent.node = n
 	return n, nil
 }
@@ -200,6 +198,7 @@ func (t *Tree) knownLink(dir *Node, name string, n *Node) *Node {
 	old := t.links[key]
 	if old == nil {
 		n.set(linked)
+		t.override(n, dir.dir.wordOn(n, name))
 		t.links[key] = n
 		old = n
 	} else {
@@ -247,7 +246,6 @@ func (t *Tree) makeNode(d *directory, name string, l *Layer, a *attrs) (*Node, e
 			}
 		}
 		n.ino = n.number(a)
-		n.over = d.overrides.child(name).self()
 		return n, nil
 	}
 	f, err := step(d.stack, name)
@@ -258,7 +256,7 @@ func (t *Tree) makeNode(d *directory, name string, l *Layer, a *attrs) (*Node, e
 		return nil, unix.ENOENT
 	}
 	n.dir = &directory{stack: f.dirs}
-	t.setOverrides(n, d, name, f.redirect)
+	n.dir.overrides = t.overridesIn(d, name, f.redirect)
 	n.at = place{}
 	if p := n.attrPart(); p.parent != part || p.name != name {
 		if _, err := p.parent.look(p.name, a); err != nil {
@@ -273,14 +271,20 @@ func (t *Tree) makeNode(d *directory, name string, l *Layer, a *attrs) (*Node, e
 	return n, nil
 }
 
-// setOverrides gives the directory n, which is name in d, the manifest's word
-// on it and on what is in it.
-func (t *Tree) setOverrides(n *Node, d *directory, name, redirect string) {
-	o := d.overrides.child(name)
+// overridesIn is the manifest's word on what is in the directory name of d.
+func (t *Tree) overridesIn(d *directory, name, redirect string) *overrides {
 	if redirect != "" {
-		o = t.overrides.at(redirect)
+		return t.overrides.at(redirect)
 	}
-	n.dir.overrides, n.over = o, o.self()
+	return d.overrides.child(name)
+}
+
+// wordOn is the manifest's word on n, which is name in d.
+func (d *directory) wordOn(n *Node, name string) *override {
+	if n.dir != nil {
+		return n.dir.overrides.self()
+	}
+	return d.overrides.child(name).self()
 }
 
 // number is the inode number of what a describes.
@@ -311,7 +315,7 @@ func (d *directory) part(name string, l *Layer, a *attrs) (*hostDir, error) {
 
 // Release gives back refs references to n.
 func (t *Tree) Release(n *Node, refs uint64) {
-	if n.refs.Add(-int64(refs)) > 0 {
+	if n.refs.Add(-int32(refs)) > 0 {
 		return
 	}
 	t.mu.Lock()
@@ -367,6 +371,7 @@ func (t *Tree) forget(n *Node) {
 	if h := n.fh.Swap(nil); h != nil {
 		t.files.retire(h)
 	}
+	t.override(n, nil)
 	if n.dir == nil {
 		return
 	}

@@ -22,6 +22,29 @@ func (o *override) apply(e *Entry) {
 	}
 }
 
+// override makes o the manifest's word on the node n of the layers; nil for none.
+func (t *Tree) override(n *Node, o *override) {
+	if o == nil && !n.is(overridden) {
+		return
+	}
+	t.rareMu.Lock()
+	defer t.rareMu.Unlock()
+	if o == nil {
+		n.unset(overridden)
+		delete(t.overridden, n)
+		return
+	}
+	n.set(overridden)
+	t.overridden[n] = o
+}
+
+// overrideOf returns the manifest's word on n, which has one.
+func (t *Tree) overrideOf(n *Node) *override {
+	t.rareMu.Lock()
+	defer t.rareMu.Unlock()
+	return t.overridden[n]
+}
+
 // overrides are those of a directory and what is below it.
 type overrides struct {
 	here *override

@@ -108,7 +108,8 @@ func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
 		if err != nil || len(found.dirs) == 0 {
 			return false, err
 		}
-		t.setOverrides(n, dir.dir, f.name, found.redirect)
+		n.dir.overrides = t.overridesIn(dir.dir, f.name, found.redirect)
+		t.override(n, dir.dir.wordOn(n, f.name))
 		return true, t.renew(n, found.dirs, nil, out)
 	}
 	if n.at.dir == nil || n.at.dir.layer != f.layer {
@@ -120,7 +121,7 @@ func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
 		return false, ignoreMissing(err)
 	}
 	n.at.dir = part
-	n.over = dir.dir.overrides.child(f.name).self()
+	t.override(n, dir.dir.wordOn(n, f.name))
 	out.node(n)
 	return true, nil
 }

@@ -41,6 +41,12 @@ type Tree struct {
 	linkMu sync.Mutex
 	links  map[linkKey]*Node
 
+	// What few nodes have.
+	rareMu     sync.Mutex
+	overridden map[*Node]*override // the manifest's word on an entry of the layers
+	copying    map[*Node]bool      // its content is being copied up
+	copied     sync.Cond           // one of them has been
+
 	indexes []*index // one for each of the edits, oldest first
 
 	held map[string]*os.File // by directory (hold.go)
@@ -79,7 +85,11 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	t := &Tree{project: p, log: o.Logger, links: make(map[linkKey]*Node), held: make(map[string]*os.File)}
+	t := &Tree{
+		project: p, log: o.Logger, links: make(map[linkKey]*Node), held: make(map[string]*os.File),
+		overridden: make(map[*Node]*override), copying: make(map[*Node]bool),
+	}
+	t.copied.L = &t.rareMu
 	t.epoch.Store(1)
 	t.dirs, t.files = newFDCaches()
 	defer func() {
