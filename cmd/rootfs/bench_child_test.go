@@ -32,6 +32,7 @@ var childWorks = map[string]func(path string, start func()) error{
 	"small":  writeSmall,
 	"read":   readLarge,
 	"random": readRandom,
+	"floor":  serveFloor,
 }
 
 func init() {
@@ -176,6 +177,7 @@ const (
 	writtenLarge = 1 << 30
 	writtenSmall = 256 << 20
 	readSize     = 512 << 20
+	readTimes    = 4
 	randomReads  = 100_000
 )
 
@@ -210,9 +212,10 @@ func writeFile(path string, size, piece int, sync bool, start func()) error {
 	return f.Close()
 }
 
-// readLarge reads a file from its start to its end.
+// readLarge reads a file from its start to its end, a few times.
 func readLarge(path string, start func()) error {
-	return readAt(path, 1<<20, readSize>>20, start, func(i int) int64 { return int64(i) << 20 })
+	const pieces = readSize >> 20
+	return readAt(path, 1<<20, readTimes*pieces, start, func(i int) int64 { return int64(i%pieces) << 20 })
 }
 
 // readRandom reads pieces of 4 KiB, the same in each run.

@@ -31,6 +31,7 @@ const (
 	overlayFS   = "kernel overlayfs"
 	fuseOverlay = "fuse-overlayfs"
 	unionfs     = "unionfs-fuse"
+	memory      = "floor of FUSE"
 	ours        = "rootfs"
 )
 
@@ -39,6 +40,7 @@ var filesystems = []filesystem{
 	{overlayFS, mountOverlay},
 	{fuseOverlay, mountFuseOverlay},
 	{unionfs, mountUnionfs},
+	{memory, mountFloor},
 	{ours, mountOurs},
 }
 

@@ -19,12 +19,12 @@ var heading = func() string {
 	for i, fs := range filesystems {
 		names[i] = fs.name
 	}
-	return "| | " + strings.Join(names, " | ") + " | its CPU | faster than fuse-overlayfs | of kernel overlayfs |\n" +
-		strings.Repeat("|---", len(filesystems)+4) + "|\n"
+	return "| | " + strings.Join(names, " | ") + " | its CPU | of the floor | faster than fuse-overlayfs | of kernel overlayfs |\n" +
+		strings.Repeat("|---", len(filesystems)+5) + "|\n"
 }()
 
-// row is a work's line: seconds, our daemon's processor time, and the two
-// ratios with their targets.
+// row is a work's line: seconds, our daemon's processor time, the ratio to the
+// least that any daemon takes, and the two that have targets.
 func row(w *work, all map[string]*samples) string {
 	cells := []string{w.name}
 	for _, fs := range filesystems {
@@ -35,6 +35,11 @@ func row(w *work, all map[string]*samples) string {
 		cpu = fmt.Sprintf("%.2f", median(s.CPU))
 	}
 	cells = append(cells, cpu)
+	if r := ratio(all, ours, memory); r > 0 {
+		cells = append(cells, fmt.Sprintf("%.2f ×", r))
+	} else {
+		cells = append(cells, "–")
+	}
 	if r := ratio(all, fuseOverlay, ours); r > 0 {
 		cells = append(cells, judged(r, r >= w.faster, "at least", w.faster))
 	} else {
