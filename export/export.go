@@ -117,12 +117,8 @@ type exporting struct {
 }
 
 func newExport(t *overlay.Tree, r *Request) (*exporting, error) {
-	x := &exporting{tree: t, request: *r, progress: r.Progress, report: &Report{}, links: make(map[uint64]bool)}
-	x.fillIn(t.Project().Manifest)
-	x.request.machines = newMachineCheck(x.request.Arch)
-	if x.progress == nil {
-		x.progress = silence{}
-	}
+	x := &exporting{tree: t, request: r.complete(t), report: &Report{}, links: make(map[uint64]bool)}
+	x.progress = x.request.Progress
 	for _, l := range t.Layers() {
 		x.report.Layers = append(x.report.Layers, l.Name)
 	}
@@ -136,9 +132,10 @@ func newExport(t *overlay.Tree, r *Request) (*exporting, error) {
 	return x, nil
 }
 
-// fillIn takes from the manifest what the request leaves open.
-func (x *exporting) fillIn(m *overlay.Manifest) {
-	r := &x.request
+// complete returns the request with what it leaves open taken from the tree's
+// manifest, or from nowhere.
+func (r Request) complete(t *overlay.Tree) Request {
+	m := t.Project().Manifest
 	for _, f := range []struct {
 		to   *string
 		from string
@@ -158,6 +155,11 @@ func (x *exporting) fillIn(m *overlay.Manifest) {
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)
 	}
+	if r.Progress == nil {
+		r.Progress = silence{}
+	}
+	r.machines = newMachineCheck(r.Arch)
+	return r
 }
 
 func (x *exporting) listOutputs() {

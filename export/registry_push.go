@@ -3,7 +3,6 @@ package export
 import (
 	"context"
 	"fmt"
-	"log/slog"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -38,20 +37,13 @@ func Push(ctx context.Context, t *overlay.Tree, ref, scratch string, r *Request)
 	if err != nil {
 		return nil, fmt.Errorf("%w: give HOST/NAME:TAG", err)
 	}
-	q := *r
-	q.machines = newMachineCheck(t.Project().Manifest.Arch)
-	if q.Log == nil {
-		q.Log = slog.New(slog.DiscardHandler)
-	}
-	if q.Progress == nil {
-		q.Progress = silence{}
-	}
+	q := r.complete(t)
 	layers, err := makeLayers(ctx, t, scratch, &q)
 	if err != nil {
 		return nil, err
 	}
 	defer layers.close()
-	image, err := newImage(layers, ImageOptions{Arch: t.Project().Manifest.Arch, Created: q.created()}, nil)
+	image, err := newImage(layers, ImageOptions{Arch: q.Arch, Created: q.created()}, nil)
 	if err != nil {
 		return nil, err
 	}

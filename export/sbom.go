@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/url"
 	"path"
 	"slices"
@@ -32,14 +31,7 @@ type Document struct {
 //
 // Memory is 32 bytes a file, besides what a walk needs.
 func WriteSBOM(ctx context.Context, t *overlay.Tree, out io.Writer, d Document, r *Request) error {
-	s := &sbom{tree: t, request: *r, document: d, spdx: newSPDXWriter(out), byLayer: make(map[string]int), base: -1}
-	if s.request.Log == nil {
-		s.request.Log = slog.New(slog.DiscardHandler)
-	}
-	if s.request.Progress == nil {
-		s.request.Progress = silence{}
-	}
-	s.request.machines = newMachineCheck(t.Project().Manifest.Arch)
+	s := &sbom{tree: t, request: r.complete(t), document: d, spdx: newSPDXWriter(out), byLayer: make(map[string]int), base: -1}
 	if err := s.describe(ctx); err != nil {
 		return err
 	}

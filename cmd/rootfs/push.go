@@ -5,11 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"os/signal"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/export"
 )
@@ -26,6 +24,7 @@ func pushCommand(std streams) *cli.Command {
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "strict", Usage: "fail where there would be a warning"},
 			noBuildFlag(),
+			keepGoingFlag(),
 		}, cacheFlags()...),
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
@@ -47,35 +46,18 @@ func pushCommand(std streams) *cli.Command {
 }
 
 func pushProject(c *cli.Context, std streams, ref string) (report *export.PushReport, err error) {
-	project, err := findProject(c)
-	if err != nil {
-		return nil, err
-	}
-	r := &export.Request{Strict: c.Bool("strict"), Log: logger(c, std.err)}
-	if r.Epoch, err = epoch(c); err != nil {
-		return nil, err
-	}
-	if err := buildFirst(c, std, project); err != nil {
-		return nil, err
-	}
-	collectOften()
-	_, tree, done, err := openMoment(project, r)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, done()) }()
-	if err := refuseConflicts(tree, r.Log, r.Strict); err != nil {
-		return nil, err
-	}
-	if err := project.MakeStateDir(); err != nil {
-		return nil, err
-	}
-	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	m := newMeter(c, std.err)
-	defer m.End()
-	r.Progress = m
-	return export.Push(ctx, tree, ref, project.StateDir(), r)
+	r := &export.Request{}
+	err = atOneMoment(c, std, r, func(ctx context.Context, m *moment) error {
+		if err := refuseConflicts(m.tree, r.Log, r.Strict); err != nil {
+			return err
+		}
+		if err := m.project.MakeStateDir(); err != nil {
+			return err
+		}
+		report, err = export.Push(ctx, m.tree, ref, m.project.StateDir(), r)
+		return err
+	})
+	return report, err
 }
 
 func printPush(w io.Writer, r *export.PushReport) error {

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/export"
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// moment is a project that is read as it was at one moment.
+type moment struct {
+	project *overlay.Project
+	mount   *mountState // nil if it isn't mounted
+	tree    *overlay.Tree
+
+	frozen overlay.Checkpoint
+	ours   bool // frozen was made for this moment
+}
+
+// atOneMoment does what the verbs have in common that read all of a project:
+// it builds the packages, takes the moment, and has do work until it is done
+// or interrupted, with its progress shown. What the flags say to all of them
+// goes into the request.
+func atOneMoment(c *cli.Context, std streams, r *export.Request, do func(context.Context, *moment) error) (err error) {
+	r.Strict, r.Log = c.Bool("strict"), logger(c, std.err)
+	if r.Epoch, err = epoch(c); err != nil {
+		return err
+	}
+	project, err := findProject(c)
+	if err != nil {
+		return err
+	}
+	if !c.Bool("n") {
+		if err := buildFirst(c, std, project); err != nil {
+			return err
+		}
+	}
+	collectOften()
+	m, err := openMoment(project, r)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.close()) }()
+	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	progress := newMeter(c, std.err)
+	defer progress.End()
+	r.Progress = progress
+	return do(ctx, m)
+}
+
+// epoch returns the time that SOURCE_DATE_EPOCH asks for, nil for none
+// (https://reproducible-builds.org/specs/source-date-epoch/).
+func epoch(c *cli.Context) (*overlay.Time, error) {
+	text := os.Getenv("SOURCE_DATE_EPOCH")
+	if text == "" {
+		return nil, nil
+	}
+	sec, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || sec < 0 {
+		return nil, usagef(c, "SOURCE_DATE_EPOCH=%s: not a number of seconds since 1970", quoted(text))
+	}
+	return &overlay.Time{Sec: sec}, nil
+}
+
+// openMoment opens the project as it is at one moment. Where it is mounted, the
+// daemon makes a checkpoint, which close takes back unless somebody wrote since.
+func openMoment(p *overlay.Project, r *export.Request) (*moment, error) {
+	mount, _, err := readState(p)
+	if err != nil {
+		return nil, err
+	}
+	m := &moment{project: p, mount: mount}
+	o := overlay.Options{ReadOnly: true, Logger: r.Log}
+	if mount != nil {
+		if o.Checkpoint, err = m.freeze(r); err != nil {
+			return nil, err
+		}
+	}
+	if m.tree, err = overlay.Open(p, o); err != nil {
+		return nil, errors.Join(err, m.thaw())
+	}
+	return m, nil
+}
+
+// freeze has the daemon make a checkpoint and returns its ID.
+func (m *moment) freeze(r *export.Request) (string, error) {
+	if err := syncMapped(m.mount.Mountpoint); err != nil {
+		return "", err
+	}
+	writers := writersBeneath(m.mount.Mountpoint)
+	wanted := overlay.Checkpoint{Name: "export", Time: time.Now().UTC().Truncate(time.Second)}
+	reply, err := askDaemon(m.project, &controlRequest{Op: "checkpoint", Checkpoint: wanted})
+	if err != nil {
+		return "", err
+	}
+	m.frozen = reply.Checkpoint
+	m.ours = reply.Checkpoint.Name == wanted.Name // or else it is somebody's, since which nothing was edited
+	if err := beingWritten(writers, r); err != nil {
+		return "", errors.Join(err, m.thaw())
+	}
+	return m.frozen.ID, nil
+}
+
+// thaw takes the checkpoint back.
+func (m *moment) thaw() error {
+	if !m.ours {
+		return nil
+	}
+	_, err := askDaemon(m.project, &controlRequest{Op: "uncheckpoint", Checkpoint: m.frozen})
+	return err
+}
+
+func (m *moment) close() error { return errors.Join(m.tree.Close(), m.thaw()) }
+
+// beingWritten warns of files that may be half written in the export; an error
+// when that was asked for.
+func beingWritten(writers []writtenFile, r *export.Request) error {
+	if len(writers) == 0 {
+		return nil
+	}
+	names := make([]string, 0, len(writers))
+	for _, w := range writers {
+		names = append(names, w.String())
+	}
+	if r.Strict {
+		return fmt.Errorf("still open to be written: %s: close them and export again, or leave out --strict", strings.Join(names, ", "))
+	}
+	for _, name := range names {
+		r.Log.Warn("still open to be written, and exported as it is at this moment: " + name)
+	}
+	return nil
+}
