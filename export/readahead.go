@@ -2,6 +2,7 @@ package export
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 )
 
@@ -13,15 +14,15 @@ type readAhead struct {
 
 	mu     sync.Mutex
 	work   sync.Cond // there is something to load, or the end
-	loaded sync.Cond // a folder's state changed
-	todo   []*folder // the next one last
+	loaded sync.Cond // a part's state changed
+	todo   []*part   // the next one last
 	ahead  int       // entries that are loaded and wait to be visited
 	ended  bool
 	done   sync.WaitGroup
 }
 
-// folderState is where a folder is; readAhead.mu covers it.
-type folderState struct {
+// partState is where a part is; readAhead.mu covers it.
+type partState struct {
 	begun, done bool
 	ahead       int // entries that were loaded ahead of the walk
 	err         error
@@ -32,7 +33,7 @@ const (
 	readers = 3
 
 	// aheadEntries bounds memory, to some 4 MiB. A reader that has filled it
-	// rests until half of it is visited: to wake it costs more than a folder.
+	// rests until half of it is visited: to wake it costs more than a small folder.
 	aheadEntries = 16 << 10
 )
 
@@ -63,54 +64,64 @@ func (r *readAhead) run() {
 	}
 }
 
-// next loads the next folder that nobody has begun; false when there is none,
+// next loads the next part that nobody has begun; false when there is none,
 // or no room for it. r.mu is held.
 func (r *readAhead) next() bool {
 	for len(r.todo) > 0 && r.ahead < aheadEntries {
-		f := r.todo[len(r.todo)-1]
+		p := r.todo[len(r.todo)-1]
 		r.todo = r.todo[:len(r.todo)-1]
-		if !f.state.begun {
-			r.load(f)
-			f.state.ahead = len(f.entries)
-			r.ahead += len(f.entries)
+		if !p.state.begun {
+			r.load(p)
+			p.state.ahead = len(p.entries)
+			r.ahead += len(p.entries)
 			return true
 		}
 	}
 	return false
 }
 
-// load loads f; r.mu is held, but not meanwhile.
-func (r *readAhead) load(f *folder) {
-	f.state.begun = true
+// load loads p; r.mu is held, but not meanwhile. The next part of a directory
+// can be loaded at the same time, but comes after the folders in this one.
+func (r *readAhead) load(p *part) {
+	p.state.begun = true
 	r.mu.Unlock()
-	err := r.walker.load(f)
+	err := r.walker.load(p, func() {
+		r.mu.Lock()
+		r.add(p.next)
+		r.mu.Unlock()
+	})
 	r.mu.Lock()
-	f.state.done, f.state.err = true, err
-	for i := len(f.folders) - 1; i >= 0; i-- {
-		r.todo = append(r.todo, f.folders[i])
-	}
+	p.state.done, p.state.err = true, err
+	slices.Reverse(p.folders)
+	r.add(p.folders...)
+	slices.Reverse(p.folders)
 	r.loaded.Broadcast()
-	if len(f.folders) > 0 && r.ahead <= aheadEntries/2 {
+}
+
+// add has parts loaded ahead, the last one first. r.mu is held.
+func (r *readAhead) add(parts ...*part) {
+	r.todo = append(r.todo, parts...)
+	if len(parts) > 0 && r.ahead <= aheadEntries/2 {
 		r.work.Broadcast()
 	}
 }
 
-// need returns when f is loaded, by whomever. Meanwhile it loads others.
-func (r *readAhead) need(f *folder) error {
+// need returns when p is loaded, by whomever. Meanwhile it loads others.
+func (r *readAhead) need(p *part) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !f.state.begun {
-		r.load(f)
+	if !p.state.begun {
+		r.load(p)
 	}
-	for !f.state.done {
-		if !r.next() && !f.state.done {
+	for !p.state.done {
+		if !r.next() && !p.state.done {
 			r.loaded.Wait()
 		}
 	}
-	if n := f.state.ahead; n > 0 {
+	if n := p.state.ahead; n > 0 {
 		if r.ahead -= n; r.ahead <= aheadEntries/2 && r.ahead+n > aheadEntries/2 {
 			r.work.Broadcast()
 		}
 	}
-	return f.state.err
+	return p.state.err
 }

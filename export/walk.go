@@ -29,7 +29,7 @@ func Walk(ctx context.Context, t *overlay.Tree, epoch *overlay.Time, visit func(
 	if err := visit(&root); err != nil {
 		return err
 	}
-	err := w.folder(ctx, &folder{node: t.Root()})
+	err := w.folder(ctx, &part{node: t.Root()})
 	t.ReleaseAll(w.visited)
 	return err
 }
@@ -45,66 +45,71 @@ type walker struct {
 	buffers sync.Pool       // of *buffers
 }
 
-// folderBatch is how many entries of a directory are read at a time.
-const folderBatch = 512
+// partSize is how many entries of a directory are read at a time.
+const partSize = 512
 
-// folder is a directory on its way through a walk.
-type folder struct {
-	node   *overlay.Node
-	prefix string // its path with a slash
-	state  folderState
+// part is what is read of a directory at a time: all of it, unless it is a
+// large one.
+type part struct {
+	node   *overlay.Node // the directory
+	prefix string        // its path with a slash
+	state  partState
+
+	names []string // nil in a first part, until the directory is listed
+	next  *part    // of the same directory
 
 	*buffers
-	rest    []string  // names that weren't read yet
-	folders []*folder // of the entries that are directories
+	folders []*part // the first parts of the entries that are directories
 }
 
-// buffers are what a folder has from its loading to the end of its visit.
+// buffers are what a part has from its reading to the end of its visit.
 type buffers struct {
-	names   []string
-	entries []overlay.Entry // of the first names that weren't visited yet
+	listed  []string // names of the whole directory, in its first part
+	entries []overlay.Entry
 	nodes   []*overlay.Node
 }
 
 // folder visits what is in a directory.
-func (w *walker) folder(ctx context.Context, f *folder) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if err := w.ahead.need(f); err != nil {
-		return err
-	}
-	for len(f.entries) > 0 {
-		err := w.entries(ctx, f)
-		w.release(f.nodes)
+func (w *walker) folder(ctx context.Context, first *part) error {
+	for p := first; p != nil; p = p.next {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := w.ahead.need(p); err != nil {
+			return err
+		}
+		err := w.entries(ctx, p)
+		w.release(p.nodes)
 		if err != nil {
 			return err
 		}
-		if err := w.batch(f); err != nil {
-			return err
+		if p != first {
+			w.reuse(p)
 		}
 	}
-	w.reuse(f.buffers)
-	f.buffers = nil
+	w.reuse(first) // last, since all parts have their names from its buffers
 	return nil
 }
 
-// reuse keeps buffers for another folder, unless they are a large one's.
-func (w *walker) reuse(b *buffers) {
-	if cap(b.names) > folderBatch {
-		return
+// reuse keeps a part's buffers for another one, but for a large directory's
+// names.
+func (w *walker) reuse(p *part) {
+	b := p.buffers
+	p.buffers = nil
+	if cap(b.listed) > partSize {
+		b.listed = nil
 	}
-	clear(b.names)
+	clear(b.listed)
 	clear(b.entries[:cap(b.entries)])
 	clear(b.nodes[:cap(b.nodes)])
 	w.buffers.Put(b)
 }
 
-// entries visits those entries of a directory that are read.
-func (w *walker) entries(ctx context.Context, f *folder) error {
-	folders := f.folders
-	for i := range f.entries {
-		e := &f.entries[i]
+// entries visits the entries of a part.
+func (w *walker) entries(ctx context.Context, p *part) error {
+	folders := p.folders
+	for i := range p.entries {
+		e := &p.entries[i]
 		isDir := e.IsDir()
 		if err := w.visit(e); err != nil {
 			return err
@@ -132,50 +137,66 @@ func (w *walker) release(nodes []*overlay.Node) {
 	}
 }
 
-// load lists a directory and reads its first entries.
-func (w *walker) load(f *folder) error {
-	f.buffers, _ = w.buffers.Get().(*buffers)
-	if f.buffers == nil {
-		f.buffers = new(buffers)
+// load reads a part's entries, after listing the directory if p is its first
+// part. listed is called when the next part is known.
+func (w *walker) load(p *part, listed func()) error {
+	p.buffers, _ = w.buffers.Get().(*buffers)
+	if p.buffers == nil {
+		p.buffers = new(buffers)
 	}
-	f.names = f.names[:0]
+	if p.names == nil {
+		if err := w.list(p); err != nil {
+			return err
+		}
+	}
+	if p.next != nil {
+		listed()
+	}
+	return w.read(p)
+}
+
+// list lists the directory that p is the first part of, and makes the others.
+func (w *walker) list(p *part) error {
+	names := p.listed[:0]
 	var buf [256]overlay.DirEntry
 	for cookie := uint64(0); ; {
-		n, err := w.tree.ReadDir(f.node, cookie, buf[:])
+		n, err := w.tree.ReadDir(p.node, cookie, buf[:])
 		if err != nil {
 			return err
 		}
 		for _, e := range buf[:n] {
-			f.names, cookie = append(f.names, e.Name), e.Cookie
+			names, cookie = append(names, e.Name), e.Cookie
 		}
 		if n < len(buf) {
 			break
 		}
 	}
-	if !slices.IsSorted(f.names) { // new names of a tree that is being edited
-		slices.SortFunc(f.names, strings.Compare)
+	if !slices.IsSorted(names) { // new names of a tree that is being edited
+		slices.SortFunc(names, strings.Compare)
 	}
-	f.rest = f.names
-	return w.batch(f)
+	p.listed = names
+	for p.names = names; len(p.names) > partSize; p = p.next {
+		p.next = &part{node: p.node, prefix: p.prefix, names: p.names[partSize:]}
+		p.names = p.names[:partSize]
+	}
+	return nil
 }
 
-// batch reads the next entries of a directory; none at the end.
-func (w *walker) batch(f *folder) error {
-	names := f.rest[:min(len(f.rest), folderBatch)]
-	f.rest = f.rest[len(names):]
-	f.nodes, f.folders = f.nodes[:0], nil
-	f.entries = slices.Grow(f.entries[:0], len(names))[:len(names)]
-	for i, name := range names {
-		n, err := w.tree.Lookup(f.node, name, &f.entries[i])
+// read reads the entries of a part.
+func (w *walker) read(p *part) error {
+	p.entries = slices.Grow(p.entries[:0], len(p.names))[:len(p.names)]
+	p.nodes = p.nodes[:0]
+	for i, name := range p.names {
+		n, err := w.tree.Lookup(p.node, name, &p.entries[i])
 		if err == nil {
-			f.nodes = append(f.nodes, n)
-			err = w.complete(n, &f.entries[i], f.prefix+name)
+			p.nodes = append(p.nodes, n)
+			err = w.complete(n, &p.entries[i], p.prefix+name)
 		}
 		if err != nil {
-			return fmt.Errorf("%s%s: %w", f.prefix, name, err)
+			return fmt.Errorf("%s%s: %w", p.prefix, name, err)
 		}
-		if f.entries[i].IsDir() {
-			f.folders = append(f.folders, &folder{node: n, prefix: f.prefix + name + "/"})
+		if p.entries[i].IsDir() {
+			p.folders = append(p.folders, &part{node: n, prefix: p.prefix + name + "/"})
 		}
 	}
 	return nil
