@@ -31,30 +31,37 @@ func (f *filesystem) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 // ReadDirPlus lists a directory with what LOOKUP would say of each entry, so
 // that a walk asks once a batch and not once a file.
 func (f *filesystem) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return f.list(in, func(d fuse.DirEntry, n *overlay.Node, e *overlay.Entry) bool {
-		entry := out.AddDirLookupEntry(d)
-		if entry != nil && n != nil {
-			f.fill(n, e, entry)
-		}
-		return entry != nil
-	})
+	return f.list(in, listing{out, true})
 }
 
 // ReadDir lists a directory for a kernel that asks for no more than names.
 func (f *filesystem) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return f.list(in, func(d fuse.DirEntry, n *overlay.Node, _ *overlay.Entry) bool {
-		fits := out.AddDirEntry(d)
+	return f.list(in, listing{out, false})
+}
+
+// listing is the answer to a request for directory entries.
+type listing struct {
+	out  *fuse.DirEntryList
+	plus bool // with what LOOKUP would say
+}
+
+// add takes one entry of a directory into an answer and tells whether there was
+// room for it; if so, it owns the reference to n. n is nil for "." and "..", and
+// for an entry that couldn't be looked up.
+func (f *filesystem) add(l listing, d fuse.DirEntry, n *overlay.Node, e *overlay.Entry) bool {
+	if !l.plus {
+		fits := l.out.AddDirEntry(d)
 		if fits && n != nil {
 			f.tree.Release(n, 1)
 		}
 		return fits
-	})
+	}
+	entry := l.out.AddDirLookupEntry(d)
+	if entry != nil && n != nil {
+		f.fill(n, e, entry)
+	}
+	return entry != nil
 }
-
-// addEntry takes one entry of a directory and tells whether there was room for
-// it; if so, it owns the reference to n. n is nil for "." and "..", and for an
-// entry that couldn't be looked up.
-type addEntry func(d fuse.DirEntry, n *overlay.Node, e *overlay.Entry) bool
 
 // dots are the offsets behind "." and ".."; a tree's cookie c becomes c+dots.
 const dots = 2
@@ -66,14 +73,14 @@ const batch = 64
 var batches = sync.Pool{New: func() any { return new([batch]overlay.DirEntry) }}
 
 // list fills a request for directory entries.
-func (f *filesystem) list(in *fuse.ReadIn, add addEntry) fuse.Status {
+func (f *filesystem) list(in *fuse.ReadIn, l listing) fuse.Status {
 	dir := f.nodes.get(in.NodeId)
 	if dir == nil {
 		return stale
 	}
 	for off := in.Offset; off < dots; off++ {
 		name := [dots]string{".", ".."}[off]
-		if !add(fuse.DirEntry{Name: name, Mode: unix.S_IFDIR, Off: off + 1}, nil, nil) {
+		if !f.add(l, fuse.DirEntry{Name: name, Mode: unix.S_IFDIR, Off: off + 1}, nil, nil) {
 			return fuse.OK
 		}
 	}
@@ -92,7 +99,7 @@ func (f *filesystem) list(in *fuse.ReadIn, add addEntry) fuse.Status {
 			return f.status("readdir", in.NodeId, err)
 		}
 		for i := range buf[:n] {
-			if !f.listOne(dir, &buf[i], add) {
+			if !f.listOne(dir, &buf[i], l) {
 				return fuse.OK
 			}
 		}
@@ -104,7 +111,7 @@ func (f *filesystem) list(in *fuse.ReadIn, add addEntry) fuse.Status {
 }
 
 // listOne adds one entry and tells whether there was room for it.
-func (f *filesystem) listOne(dir *overlay.Node, d *overlay.DirEntry, add addEntry) bool {
+func (f *filesystem) listOne(dir *overlay.Node, d *overlay.DirEntry, l listing) bool {
 	var e overlay.Entry
 	n, err := f.tree.Lookup(dir, d.Name, &e)
 	if errors.Is(err, unix.ENOENT) {
@@ -113,10 +120,10 @@ func (f *filesystem) listOne(dir *overlay.Node, d *overlay.DirEntry, add addEntr
 	out := fuse.DirEntry{Name: d.Name, Mode: d.Type, Ino: e.Ino, Off: d.Cookie + dots}
 	if err != nil {
 		// Whoever looks the name up will see the error.
-		return add(out, nil, nil)
+		return f.add(l, out, nil, nil)
 	}
 	out.Mode = e.Mode
-	if !add(out, n, &e) {
+	if !f.add(l, out, n, &e) {
 		f.tree.Release(n, 1)
 		return false
 	}

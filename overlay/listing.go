@@ -174,11 +174,13 @@ func (t *Tree) list(n *Node) ([]dirent, error) {
 
 // readStack merges the names of a stack of directories.
 func readStack(stack []*hostDir) ([]dirent, error) {
+	b := listBuffers.Get().(*listBuffer)
+	defer listBuffers.Put(b)
 	var ents []dirent
 	var at map[string]int    // where a name is in ents
 	closed := map[int]bool{} // entries that nothing below adds to
 	for i, part := range stack {
-		names, err := readNames(part)
+		names, err := b.read(part)
 		if ignoreMissing(err) != nil {
 			return nil, err
 		} // else the layer lost the directory since
@@ -245,23 +247,32 @@ type listBuffer struct {
 	names   []byte // one after the other
 	ends    []int
 	types   []uint8
+	list    []hostName
 }
 
 var listBuffers = sync.Pool{New: func() any { return new(listBuffer) }}
 
 // readNames lists a host directory, without "." and "..", in the host's order.
 func readNames(d *hostDir) ([]hostName, error) {
+	b := listBuffers.Get().(*listBuffer)
+	defer listBuffers.Put(b)
+	names, err := b.read(d)
+	return slices.Clone(names), err
+}
+
+// read is readNames into a list that is the buffer's.
+func (b *listBuffer) read(d *hostDir) ([]hostName, error) {
 	fd, done, err := d.openToList()
+	if err == nil {
+		defer done()
+		if err = b.fill(fd); err == nil {
+			err = b.split(fd)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s/%s: %w", d.layer.Dir, d.path(), err)
 	}
-	defer done()
-	b := listBuffers.Get().(*listBuffer)
-	defer listBuffers.Put(b)
-	if err := b.fill(fd); err != nil {
-		return nil, fmt.Errorf("%s/%s: %w", d.layer.Dir, d.path(), err)
-	}
-	return b.split(fd)
+	return b.list, nil
 }
 
 // fill reads all names of an open directory.
@@ -289,23 +300,23 @@ func (b *listBuffer) fill(fd int) error {
 
 // split cuts all names of the directory out of one string, which costs one
 // allocation for them all.
-func (b *listBuffer) split(dirfd int) ([]hostName, error) {
+func (b *listBuffer) split(dirfd int) error {
 	all := string(b.names)
-	names := make([]hostName, len(b.ends))
+	b.list = b.list[:0]
 	start := 0
 	for i, end := range b.ends {
-		names[i] = hostName{all[start:end], b.types[i]}
+		h := hostName{all[start:end], b.types[i]}
 		start = end
-		if b.types[i] != unix.DT_UNKNOWN {
-			continue
+		if h.typ == unix.DT_UNKNOWN {
+			var st unix.Stat_t
+			if err := fstatat(dirfd, h.name, &st); err != nil {
+				return err
+			}
+			h.typ = uint8(st.Mode & unix.S_IFMT >> 12)
 		}
-		var st unix.Stat_t
-		if err := fstatat(dirfd, names[i].name, &st); err != nil {
-			return nil, err
-		}
-		names[i].typ = uint8(st.Mode & unix.S_IFMT >> 12)
+		b.list = append(b.list, h)
 	}
-	return names, nil
+	return nil
 }
 
 func clen(b []byte) int {
