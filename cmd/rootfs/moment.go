@@ -45,7 +45,7 @@ func atOneMoment(c *cli.Context, std streams, r *export.Request, do func(context
 			return err
 		}
 	}
-	collectOften()
+	paceCollector()
 	m, err := openMoment(project, r)
 	if err != nil {
 		return err

@@ -1,11 +1,29 @@
 package main
 
-import "runtime/debug"
+import (
+	"runtime"
+	"runtime/debug"
+)
 
-// garbagePercent is how much garbage may be beside what an export holds. It
-// holds that to the end, and more of it with each entry: with half of Go's
-// usual garbage it is read through no more than eight times in all.
-const garbagePercent = 50
+const (
+	// garbagePercent is how much garbage may be beside what an export holds. It
+	// holds that to the end, and more of it with each entry: with half of Go's
+	// usual garbage it is read through no more than eight times in all.
+	garbagePercent = 50
 
-// collectOften paces the garbage collector for an export.
-func collectOften() { debug.SetGCPercent(garbagePercent) }
+	// firstCollection is how much memory an export takes before anything is
+	// collected, in bytes. A small one ends before: to set the collector going
+	// would be much of its work.
+	firstCollection = 32 << 20
+)
+
+// paceCollector paces the garbage collector for an export.
+func paceCollector() {
+	limit := debug.SetMemoryLimit(firstCollection)
+	debug.SetGCPercent(-1)
+	// Called when the first collection finds the pointer unused.
+	runtime.AddCleanup(new(*byte), func(limit int64) {
+		debug.SetGCPercent(garbagePercent)
+		debug.SetMemoryLimit(limit)
+	}, limit)
+}

@@ -31,12 +31,12 @@ func openDirect(f *os.File) *os.File {
 	return os.NewFile(uintptr(fd), f.Name())
 }
 
-// newBatch returns an aligned buffer for one batch and what its last block
-// lacks, and what frees it.
-func newBatch() (buf []byte, free func() error, err error) {
-	buf, err = unix.Mmap(-1, 0, batchSize+directAlign, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+// newBatch returns an aligned buffer for a batch of size bytes and what its last
+// block lacks, and what frees it.
+func newBatch(size int64) (buf []byte, free func() error, err error) {
+	buf, err = unix.Mmap(-1, 0, int(size)+directAlign, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
-		return nil, nil, fmt.Errorf("memory for a batch of %d bytes: %w", batchSize, err)
+		return nil, nil, fmt.Errorf("memory for a batch of %d bytes: %w", size, err)
 	}
 	_ = unix.Madvise(buf, unix.MADV_HUGEPAGE) // a tenth of the time; without them it goes as well
 	return buf, func() error { return unix.Munmap(buf) }, nil

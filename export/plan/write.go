@@ -128,7 +128,7 @@ func (w *writer) take() job {
 }
 
 func (w *writer) work(ctx context.Context) error {
-	buf, free, err := newBatch()
+	buf, free, err := newBatch(w.batch)
 	if err != nil {
 		return err
 	}
