@@ -112,9 +112,9 @@ func (d *hostDir) look(name string, a *attrs) (ok bool, err error) {
 	return true, nil
 }
 
-// plainMeta says how an entry of a plain layer is shown: owned by root, and
-// writable by root alone, whoever made it with whatever umask; as it is, where
-// the layer says so.
+// plainMeta says how an entry of a plain layer is shown: owned by root, and but
+// for sticky directories writable by root alone, whoever made it with whatever
+// umask; as it is, where the layer says so.
 func (l *Layer) plainMeta(st *unix.Stat_t) meta {
 	m := meta{mode: st.Mode, rdev: st.Rdev}
 	switch {
@@ -123,6 +123,9 @@ func (l *Layer) plainMeta(st *unix.Stat_t) meta {
 		m.uid, m.gid = st.Uid, st.Gid
 	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
 		m.mode = unix.S_IFLNK | 0o777
+	case st.Mode&(unix.S_IFMT|unix.S_ISVTX) == unix.S_IFDIR|unix.S_ISVTX:
+		// No umask and no git makes a directory sticky: somebody means it to be
+		// another /tmp.
 	default:
 		m.mode &^= 0o022
 	}

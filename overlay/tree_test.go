@@ -154,6 +154,19 @@ func TestLaterLayerWins(t *testing.T) {
 		`usr 100644 0:0 "file over directory"`)
 }
 
+func TestLayersShowNoUmask(t *testing.T) {
+	p := project(t, "user/sysconfig/etc/motd hello", "user/sysconfig/tmp/")
+	config := filepath.Join(p.Root, "user/sysconfig")
+	must(t, os.Chmod(filepath.Join(config, "etc"), 0o777))
+	must(t, os.Chmod(filepath.Join(config, "etc/motd"), 0o666))
+	must(t, os.Chmod(filepath.Join(config, "tmp"), 0o777|os.ModeSticky))
+	expect(t, open(t, p),
+		`etc 40755 0:0`,
+		`etc/motd 100644 0:0 "hello"`,
+		`tmp 41777 0:0`, // made so by intent
+	)
+}
+
 func TestPackageKeepsUsrMergeLinks(t *testing.T) {
 	tree := open(t, project(t,
 		`rootfs.toml [base]|source = "base"`,
