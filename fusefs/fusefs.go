@@ -63,7 +63,10 @@ func (f *filesystem) Init(s *fuse.Server) {
 }
 
 // OnUnmount gives back what the kernel still held; it sends no FORGET for it.
-func (f *filesystem) OnUnmount() { f.nodes.clear() }
+func (f *filesystem) OnUnmount() {
+	f.nodes.clear()
+	f.nodes.memory.stop()
+}
 
 // StatFs implements statfs(2) with the numbers of the host.
 func (f *filesystem) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {

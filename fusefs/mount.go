@@ -99,6 +99,7 @@ func mount(t *overlay.Tree, dir string, o *Options) (*Server, error) {
 		return nil, errors.Join(err, detach(dir, true))
 	}
 	makeRoomForReaders()
+	f.nodes.memory.follow()
 	s := &Server{dir: dir, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)

@@ -2,11 +2,8 @@ package fusefs
 
 import (
 	"math/bits"
-	"runtime"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
@@ -27,10 +24,8 @@ type nodes struct {
 	// returns.
 	chunks atomic.Pointer[[]*atomic.Pointer[chunk]]
 
-	// tidying gives memory back to the system once many nodes have been
-	// forgotten: left to itself, an idle Go program keeps it for minutes.
-	tidying   *time.Timer
-	forgotten atomic.Int64 // since the last time
+	memory    *tidier
+	forgotten atomic.Int64
 
 	mu         sync.Mutex // guards all below, and every slot but for slot.node
 	open       []uint32   // places of the chunks that have a free slot, or are nil
@@ -59,9 +54,7 @@ const maxRefs = 1 << 30
 const rootID = 1
 
 func newNodes(root *overlay.Node, release func(*overlay.Node, uint64)) *nodes {
-	ns := &nodes{root: root, release: release}
-	ns.tidying = time.AfterFunc(time.Hour, ns.tidy)
-	ns.tidying.Stop()
+	ns := &nodes{root: root, release: release, memory: newTidier()}
 	ns.chunks.Store(new([]*atomic.Pointer[chunk]))
 	root.Tag.Store(uint32(ns.place(root)))
 	return ns
@@ -141,24 +134,13 @@ func (ns *nodes) forget(id, refs uint64) {
 	}
 	if n, refs := ns.drop(id, refs); n != nil {
 		ns.release(n, refs)
-		if many := ns.forgotten.Add(1); many >= manyNodes && many%1024 == 0 {
-			ns.tidying.Reset(idle)
+		if ns.forgotten.Add(1)%manyNodes == 0 { // forgetting alone needs no collection
+			ns.memory.soon()
 		}
 	}
 }
 
-const (
-	manyNodes = 1 << 16 // some 20 MiB
-	idle      = time.Second
-)
-
-// tidy gives the memory back. Two collections, since what a pool holds survives
-// one: go-fuse's requests of 1 MiB among it.
-func (ns *nodes) tidy() {
-	ns.forgotten.Store(0)
-	runtime.GC()
-	debug.FreeOSMemory()
-}
+const manyNodes = 1 << 14 // some 4 MiB
 
 // drop takes refs references out of the table. The caller releases them
 // outside the lock. A lookup may find the node again before that: it then
