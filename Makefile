@@ -61,7 +61,7 @@ crash:
 # quiet machine; the trees stay in BENCH_DIR.
 BENCH_DIR ?= $(CURDIR)/bin/bench
 bench-export:
-	testdata/demo/setup.sh debootstrap mkfs.ext4 xz
+	testdata/demo/setup.sh debootstrap mkfs.ext4 python3 xz
 	testdata/bench/tree.sh $(BENCH_DIR)
 	ROOTFS_BENCH_DIR=$(BENCH_DIR) $(GO) test -count 1 -timeout 90m -tags bench -run 'TestBench(Export|Linear)' ./cmd/rootfs -v
 
