@@ -1,6 +1,9 @@
 package overlay
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -84,5 +87,41 @@ func TestCheckpointOfAnotherName(t *testing.T) {
 			t.Errorf("%s at the checkpoint: %q, %v", known, got, err)
 		}
 		must(t, frozen.Close())
+	}
+}
+
+// A file that is open without a name gets one back when it is found by another,
+// while its attributes are being read.
+func TestOrphanIsFoundByAnotherName(t *testing.T) {
+	const files = 100
+	p := project(t, "user/sysconfig/etc/ ")
+	for i := range files {
+		first := filepath.Join(p.Root, "user/sysconfig/etc", fmt.Sprint("first", i))
+		must(t, os.WriteFile(first, nil, 0o644))
+		must(t, os.Link(first, filepath.Join(filepath.Dir(first), fmt.Sprint("second", i))))
+	}
+	tree := open(t, p)
+	etc := at(t, tree, "etc")
+	for i := range files {
+		n, err := tree.Lookup(etc, fmt.Sprint("first", i), nil)
+		must(t, err)
+		must(t, tree.Unlink(etc, fmt.Sprint("first", i)))
+		done := make(chan error)
+		go func() {
+			var e Entry
+			var err error
+			for range 20 {
+				if err = tree.Stat(n, &e); err != nil {
+					break
+				}
+			}
+			done <- err
+		}()
+		other, err := tree.Lookup(etc, fmt.Sprint("second", i), nil)
+		must(t, err)
+		if other != n {
+			t.Error("two nodes for one file")
+		}
+		must(t, <-done)
 	}
 }

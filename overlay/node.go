@@ -104,11 +104,26 @@ func (n *Node) path() string {
 // is nil. It returns ENOENT when there is none.
 func (t *Tree) Lookup(dir *Node, name string, e *Entry) (*Node, error) {
 	t.mu.RLock()
-	defer t.mu.RUnlock()
+	n, err := t.find(dir, name, e, false)
+	t.mu.RUnlock()
+	if !errors.Is(err, errNamed) {
+		return n, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return t.lookup(dir, name, e)
 }
 
+// errNamed says that a node without a name would get one, which takes t.mu
+// exclusively: what there is of it is read by others with t.mu shared.
+var errNamed = errors.New("a node gets a name")
+
+// lookup is Lookup for who holds t.mu exclusively.
 func (t *Tree) lookup(dir *Node, name string, e *Entry) (*Node, error) {
+	return t.find(dir, name, e, true)
+}
+
+func (t *Tree) find(dir *Node, name string, e *Entry, exclusively bool) (*Node, error) {
 	d := dir.dir
 	if d == nil {
 		return nil, unix.ENOTDIR
@@ -134,7 +149,7 @@ func (t *Tree) lookup(dir *Node, name string, e *Entry) (*Node, error) {
 	var a attrs
 	if n == nil {
 		var err error
-		if n, err = t.known(dir, name, layer, &a); err != nil {
+		if n, err = t.known(dir, name, layer, &a, exclusively); err != nil {
 			return nil, err
 		}
 	} else if e != nil {
@@ -154,7 +169,7 @@ func (t *Tree) lookup(dir *Node, name string, e *Entry) (*Node, error) {
 
 // known makes the node of a name that has none yet, or finds the one that
 // another of its names has made. It fills a.
-func (t *Tree) known(dir *Node, name string, l *Layer, a *attrs) (*Node, error) {
+func (t *Tree) known(dir *Node, name string, l *Layer, a *attrs, exclusively bool) (*Node, error) {
 	d := dir.dir
 	n, err := t.makeNode(d, name, l, a)
 	if err != nil {
@@ -162,7 +177,7 @@ func (t *Tree) known(dir *Node, name string, l *Layer, a *attrs) (*Node, error) 
 	}
 	n.refs.Store(1)
 	if n.dir == nil && t.mayBeKnown(n, a) {
-		return t.knownLink(dir, name, n), nil
+		return t.knownLink(dir, name, n, exclusively)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -191,11 +206,14 @@ func (t *Tree) mayBeKnown(n *Node, a *attrs) bool {
 
 // knownLink returns the one node of a file with several names. n is a new one
 // for it.
-func (t *Tree) knownLink(dir *Node, name string, n *Node) *Node {
+func (t *Tree) knownLink(dir *Node, name string, n *Node, exclusively bool) (*Node, error) {
 	t.linkMu.Lock()
 	defer t.linkMu.Unlock()
 	key := n.linkKey()
 	old := t.links[key]
+	if old != nil && (old.at.dir == nil || old.parent == nil) && !exclusively {
+		return nil, errNamed
+	}
 	if old == nil {
 		n.set(linked)
 		t.override(n, dir.dir.wordOn(n, name))
@@ -218,7 +236,7 @@ func (t *Tree) knownLink(dir *Node, name string, n *Node) *Node {
 		dir.dir.alive(name).node = old
 		dir.dir.mu.Unlock()
 	}
-	return old
+	return old, nil
 }
 
 // adopt makes dir and name the ones that n is known by.
