@@ -1,0 +1,113 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// The host's file that has a node's content.
+
+// file returns a descriptor of the node's content and the handle to put back
+// afterwards. t.mu is not held.
+func (t *Tree) file(n *Node) (int, *handle, error) {
+	if h := n.fh.Load(); h != nil {
+		if fd, ok := t.files.get(h); ok {
+			return fd, h, nil
+		}
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.fileLocked(n)
+}
+
+// fileLocked is file for who holds t.mu.
+func (t *Tree) fileLocked(n *Node) (int, *handle, error) {
+	h := n.fh.Load()
+	if h == nil {
+		h = new(handle)
+		if !n.fh.CompareAndSwap(nil, h) {
+			h = n.fh.Load()
+		}
+	}
+	if fd, ok := t.files.get(h); ok {
+		return fd, h, nil
+	}
+	fd, err := n.openHost()
+	if err != nil {
+		return -1, nil, err
+	}
+	return t.files.install(h, fd), h, nil
+}
+
+// openHost opens the host's file: for writing too when it is in the edits.
+func (n *Node) openHost() (int, error) {
+	if n.at.dir == nil {
+		return -1, unix.ESTALE
+	}
+	flags := unix.O_RDONLY
+	if n.at.dir.layer == n.at.dir.layer.tree.edits {
+		flags = unix.O_RDWR
+	}
+	return n.at.open(flags)
+}
+
+func (p *place) open(flags int) (int, error) {
+	dirfd, err := p.dir.open()
+	if err != nil {
+		return -1, err
+	}
+	defer p.dir.close()
+	// O_NONBLOCK: a layer's owner may put a fifo where there was a file.
+	fd, err := openRetry(dirfd, p.name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("%s: %w", p, err)
+	}
+	if p.dir.layer.asIs {
+		if err := checkData(fd); err != nil {
+			return -1, errors.Join(fmt.Errorf("%s: %w", p, err), unix.Close(fd))
+		}
+	}
+	return fd, nil
+}
+
+// Open implements [Content].
+func (p *place) Open() (*File, error) {
+	fd, err := p.open(unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	return NewFile(fd, p.name), nil
+}
+
+// String names the host's file, for messages.
+func (p *place) String() string { return filepath.Join(p.dir.layer.Dir, p.dir.path(), p.name) }
+
+// Content returns the bytes of a regular file as they are on the host, without
+// the node: an export keeps a million of them. It is for a tree that is open
+// to read, where files don't move.
+func (t *Tree) Content(n *Node) Content {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	at := n.at
+	return &at
+}
+
+// Open implements [Content].
+func (n *Node) Open() (*File, error) {
+	fd, err := n.openHost()
+	if err != nil {
+		return nil, err
+	}
+	return NewFile(fd, n.at.name), nil
+}
+
+// String names the host's file, for messages.
+func (n *Node) String() string {
+	if n.at.dir == nil {
+		return n.path()
+	}
+	return n.at.String()
+}
