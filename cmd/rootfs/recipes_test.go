@@ -246,36 +246,25 @@ func TestSampleBuildsWhatChanged(t *testing.T) {
 	t.Logf("seen after %v", sees(t, mnt, `usr/bin/hello | grep '^greetings from'`))
 }
 
-// wantUnchanged runs rootfs build, which must say so and not be felt: it takes
-// a tenth of a second, or on a machine that is slow just now, a few times what
-// it takes to start the program.
+// wantUnchanged runs rootfs build, which must say so and not be felt. A machine
+// that is busy with other tests gets more tries.
 func wantUnchanged(t *testing.T, project, want string) {
 	t.Helper()
-	best, start := time.Hour, time.Hour
-	for range 5 {
-		took, out := timedOutput(t, "-C", project, "build")
-		if out != want {
-			t.Fatalf("%q", out)
+	const bound = 100 * time.Millisecond
+	best, tries := time.Hour, 0
+	for end := time.Now().Add(5 * time.Minute); tries < 5 || best > bound && time.Now().Before(end); tries++ {
+		cmd := exec.Command("rootfs", "-C", project, "build")
+		start := time.Now()
+		out, err := cmd.CombinedOutput()
+		best = min(best, time.Since(start))
+		if err != nil || string(out) != want {
+			t.Fatalf("%q, %v", out, err)
 		}
-		best = min(best, took)
-		took, _ = timedOutput(t, "version")
-		start = min(start, took)
 	}
-	t.Logf("took %v, a start %v", best, start)
-	if best > max(100*time.Millisecond, 10*start) {
-		t.Errorf("took %v at best, a start %v", best, start)
+	t.Logf("took %v, best of %d", best, tries)
+	if best > bound {
+		t.Errorf("took %v at best", best)
 	}
-}
-
-func timedOutput(t *testing.T, args ...string) (time.Duration, string) {
-	t.Helper()
-	began := time.Now()
-	out, err := exec.Command("rootfs", args...).CombinedOutput()
-	took := time.Since(began)
-	if err != nil {
-		t.Fatalf("rootfs %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return took, string(out)
 }
 
 // A run that finds nothing to do must not be felt.
