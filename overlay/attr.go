@@ -19,10 +19,10 @@ func (t *Tree) attrs(n *Node, a *attrs) error {
 	switch {
 	case n.dir != nil:
 		return n.dirAttrs(a)
-	case n.at.dir == nil:
+	case n.part == nil:
 		return t.orphanAttrs(n, a)
 	}
-	ok, err := n.at.dir.look(n.at.name, a)
+	ok, err := n.part.look(n.hostName(), a)
 	if err == nil && !ok {
 		err = unix.ESTALE
 	}
@@ -125,10 +125,10 @@ func (n *Node) layer() *Layer {
 	if n.dir != nil {
 		return n.attrPart().layer
 	}
-	if n.at.dir == nil {
+	if n.part == nil {
 		return nil
 	}
-	return n.at.dir.layer
+	return n.part.layer
 }
 
 // Origin returns the name of the layer that the node comes from.
@@ -148,13 +148,13 @@ func (t *Tree) Readlink(n *Node) (string, error) {
 	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if n.at.dir != nil {
-		dirfd, err := n.at.dir.open()
+	if n.part != nil {
+		dirfd, err := n.part.open()
 		if err != nil {
 			return "", err
 		}
-		defer n.at.dir.close()
-		return readTarget(dirfd, n.at.name, n.at.dir.layer.recorded)
+		defer n.part.close()
+		return readTarget(dirfd, n.hostName(), n.part.layer.recorded)
 	}
 	fd, h, err := t.fileLocked(n)
 	if err != nil {

@@ -178,7 +178,7 @@ func (t *Tree) copyUpTo(n *Node, size int64) (bool, error) {
 		return false, nil
 	}
 	t.mu.Lock()
-	if n.at.dir != nil && n.at.dir.layer == t.edits { // after a checkpoint that was taken back
+	if n.part != nil && n.part.layer == t.edits { // after a checkpoint that was taken back
 		t.reopen(n)
 		t.mu.Unlock()
 		return false, nil
@@ -324,7 +324,7 @@ func (t *Tree) installCopy(n *Node, snap *snapshot, work int, temp string, fd in
 // keyOf is what the copy of n is called in an index. t.mu is held.
 func (t *Tree) keyOf(n *Node) (string, error) {
 	var st unix.Stat_t
-	if n.at.dir == nil {
+	if n.part == nil {
 		fd, h, err := t.fileLocked(n)
 		if err != nil {
 			return "", err
@@ -333,11 +333,11 @@ func (t *Tree) keyOf(n *Node) (string, error) {
 		err = unix.Fstat(fd, &st)
 		return indexKey(t.edits, &st), err
 	}
-	ok, err := n.at.dir.stat(n.at.name, &st)
+	ok, err := n.part.stat(n.hostName(), &st)
 	if err == nil && !ok {
 		err = unix.ESTALE
 	}
-	return indexKey(n.at.dir.layer, &st), err
+	return indexKey(n.part.layer, &st), err
 }
 
 // rehome moves n to its copy, which is open as fd.
@@ -354,7 +354,8 @@ func (t *Tree) rehome(n *Node, at place, st *unix.Stat_t, fd int) {
 		delete(t.links, n.linkKey())
 		n.unset(linked)
 	}
-	n.at, n.hostIno = at, st.Ino
+	t.put(n, at)
+	n.hostIno = st.Ino
 	t.setInEdits(n)
 	if at.dir != nil && st.Nlink > 1 {
 		t.links[n.linkKey()] = n

@@ -68,7 +68,7 @@ func (t *Tree) make(dir *Node, name string, mode uint32, rdev uint64, o Owner, t
 		m.target = target
 	}
 	up := dir.upper()
-	n := &Node{typ: m.mode & unix.S_IFMT, at: place{up, name}}
+	n := &Node{typ: m.mode & unix.S_IFMT, name: name}
 	t.setInEdits(n)
 	n.refs.Store(1)
 	a := attrs{m: m}
@@ -80,9 +80,9 @@ func (t *Tree) make(dir *Node, name string, mode uint32, rdev uint64, o Owner, t
 	n.ino = up.layer.ino(&a.st)
 	if n.typ == unix.S_IFDIR {
 		_ = unix.Close(fd)
-		n.at = place{}
 		n.dir = &directory{stack: []*hostDir{{layer: t.edits, parent: up, name: name}}, loaded: true, edits: t.edits}
 	} else {
+		n.part = up
 		t.keepOpen(n, fd)
 	}
 	t.adopt(dir, name, n)

@@ -45,10 +45,10 @@ func (x *index) has(key string) (bool, error) {
 // frozen in a checkpoint, for the copy's copy.
 func (t *Tree) fromIndex(n *Node, a *attrs) error {
 	for _, x := range t.indexes {
-		if x.dir.layer.rank <= n.at.dir.layer.rank {
+		if x.dir.layer.rank <= n.part.layer.rank {
 			continue
 		}
-		key := indexKey(n.at.dir.layer, &a.st)
+		key := indexKey(n.part.layer, &a.st)
 		if ok, err := x.has(key); err != nil || !ok {
 			if err != nil {
 				return err
@@ -62,7 +62,7 @@ func (t *Tree) fromIndex(n *Node, a *attrs) error {
 		if !ok {
 			continue
 		}
-		n.at = place{x.dir, key}
+		t.put(n, place{x.dir, key})
 		n.hostIno = a.st.Ino
 		if x.dir.layer == t.edits {
 			t.setInEdits(n)

@@ -36,8 +36,8 @@ func (t *Tree) Link(n, dir *Node, name string) error {
 		return errors.Join(err, t.countLinks(n, -1))
 	}
 	e := dirent{name: name, layer: t.edits, typ: uint8(n.typ >> 12)}
-	if n.at.dir == nil {
-		n.at = place{dir.upper(), name}
+	if n.part == nil {
+		t.put(n, place{dir.upper(), name})
 	}
 	if n.parent == nil {
 		t.adopt(dir, name, n)
@@ -68,7 +68,7 @@ func (t *Tree) linkHost(n, dir *Node, name string) error {
 		return err
 	}
 	defer dir.upper().close()
-	if n.at.dir == nil {
+	if n.part == nil {
 		fd, h, err := t.fileLocked(n)
 		if err != nil {
 			return err
@@ -76,12 +76,12 @@ func (t *Tree) linkHost(n, dir *Node, name string) error {
 		defer t.files.put(h)
 		return t.linkTo(unix.AT_FDCWD, procPath(fd, ""), unix.AT_SYMLINK_FOLLOW, up, name)
 	}
-	from, err := n.at.dir.open()
+	from, err := n.part.open()
 	if err != nil {
 		return err
 	}
-	defer n.at.dir.close()
-	return t.linkTo(from, n.at.name, 0, up, name)
+	defer n.part.close()
+	return t.linkTo(from, n.hostName(), 0, up, name)
 }
 
 // linkTo is linkat that replaces a whiteout.

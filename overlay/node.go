@@ -30,7 +30,11 @@ type Node struct {
 	parent *Node
 	name   string
 
-	at  place      // where the host has it; unused for directories
+	// part is the directory of the host that has the file, by that name unless
+	// it is elsewhere. nil for directories, which have a stack of them, and for
+	// a file that the host has no name for.
+	part *hostDir
+
 	dir *directory // only for directories
 }
 
@@ -41,6 +45,7 @@ const (
 	linked                        // it is in Tree.links
 	tmpfile                       // it never had a name, and may get one
 	overridden                    // it is in Tree.overridden
+	elsewhere                     // its name on the host is in Tree.hostNames
 
 	// The bits from here on are the Tree.epoch in which the node became part
 	// of the newest edits; 0 for one that never was.
@@ -51,6 +56,45 @@ const (
 type place struct {
 	dir  *hostDir
 	name string
+}
+
+// at returns where the host has the file n.
+func (n *Node) at() place { return place{n.part, n.hostName()} }
+
+// hostName is what the host calls the file n.
+func (n *Node) hostName() string {
+	if !n.is(elsewhere) {
+		return n.name
+	}
+	t := n.part.layer.tree
+	t.rareMu.Lock()
+	defer t.rareMu.Unlock()
+	return t.hostNames[n]
+}
+
+// put notes where the host has the file n, and call by which name the tree knows
+// the node n. t.mu is held exclusively, or n is new.
+func (t *Tree) put(n *Node, at place) {
+	n.part = at.dir
+	if at.dir == nil || at.name == n.name {
+		if n.is(elsewhere) {
+			n.unset(elsewhere)
+			t.rareMu.Lock()
+			delete(t.hostNames, n)
+			t.rareMu.Unlock()
+		}
+		return
+	}
+	n.set(elsewhere)
+	t.rareMu.Lock()
+	t.hostNames[n] = at.name
+	t.rareMu.Unlock()
+}
+
+func (t *Tree) call(n, dir *Node, name string) {
+	at := n.at()
+	n.parent, n.name = dir, name
+	t.put(n, at)
 }
 
 func (n *Node) is(s uint32) bool { return n.state.Load()&s != 0 }
@@ -81,10 +125,10 @@ type linkKey struct {
 }
 
 func (n *Node) linkKey() linkKey {
-	if n.at.dir == nil || n.at.dir.layer.edit {
+	if n.part == nil || n.part.layer.edit {
 		return linkKey{nil, n.hostIno} // one filesystem holds all edits
 	}
-	return linkKey{n.at.dir.layer, n.hostIno}
+	return linkKey{n.part.layer, n.hostIno}
 }
 
 // path returns the node's path in the tree, for messages; "." for the root.
@@ -175,12 +219,17 @@ func (t *Tree) known(dir *Node, name string, l *Layer, a *attrs, exclusively boo
 	}
 	n.refs.Store(1)
 	if n.dir == nil && t.mayBeKnown(n, a) {
-		return t.knownLink(dir, name, n, exclusively)
+		known, err := t.knownLink(dir, name, n, exclusively)
+		if known != n {
+			t.put(n, place{})
+		}
+		return known, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ent := d.alive(name)
 	if ent.node != nil { // another looked at the same time
+		t.put(n, place{})
 		ent.node.refs.Add(1)
 		return ent.node, nil
 	}
@@ -209,7 +258,7 @@ func (t *Tree) knownLink(dir *Node, name string, n *Node, exclusively bool) (*No
 	defer t.linkMu.Unlock()
 	key := n.linkKey()
 	old := t.links[key]
-	if old != nil && (old.at.dir == nil || old.parent == nil) && !exclusively {
+	if old != nil && (old.part == nil || old.parent == nil) && !exclusively {
 		return nil, errNamed
 	}
 	if old == nil {
@@ -219,10 +268,10 @@ func (t *Tree) knownLink(dir *Node, name string, n *Node, exclusively bool) (*No
 		old = n
 	} else {
 		old.refs.Add(1)
-		if old.at.dir == nil { // its other name was removed
-			old.at = n.at
+		if old.part == nil { // its other name was removed
+			t.put(old, n.at())
 			old.unset(orphan)
-			if n.at.dir.layer == t.edits {
+			if n.part.layer == t.edits {
 				t.setInEdits(old)
 			}
 		}
@@ -239,7 +288,7 @@ func (t *Tree) knownLink(dir *Node, name string, n *Node, exclusively bool) (*No
 
 // adopt makes dir and name the ones that n is known by.
 func (t *Tree) adopt(dir *Node, name string, n *Node) {
-	n.parent, n.name = dir, name
+	t.call(n, dir, name)
 	dir.refs.Add(1)
 }
 
@@ -250,7 +299,7 @@ func (t *Tree) makeNode(d *directory, name string, l *Layer, a *attrs) (*Node, e
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{typ: a.m.mode & unix.S_IFMT, at: place{part, name}, hostIno: a.st.Ino}
+	n := &Node{typ: a.m.mode & unix.S_IFMT, hostIno: a.st.Ino, name: name, part: part}
 	if part.layer == t.edits {
 		t.setInEdits(n)
 	}
@@ -273,7 +322,7 @@ func (t *Tree) makeNode(d *directory, name string, l *Layer, a *attrs) (*Node, e
 	}
 	n.dir = &directory{stack: f.dirs}
 	n.dir.overrides = t.overridesIn(d, name, f.redirect)
-	n.at = place{}
+	n.part = nil
 	if p := n.attrPart(); p.parent != part || p.name != name {
 		if _, err := p.parent.look(p.name, a); err != nil {
 			return nil, err
@@ -308,7 +357,7 @@ func (n *Node) number(a *attrs) uint64 {
 	if a.m.origin != 0 {
 		return a.m.origin
 	}
-	return n.at.dir.layer.ino(&a.st)
+	return n.part.layer.ino(&a.st)
 }
 
 // part finds the directory of the stack that has name in the layer l: two
@@ -388,6 +437,7 @@ func (t *Tree) forget(n *Node) {
 		t.files.retire(h)
 	}
 	t.override(n, nil)
+	t.put(n, place{})
 	if n.dir == nil {
 		return
 	}

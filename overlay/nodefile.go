@@ -44,14 +44,15 @@ func (t *Tree) fileLocked(n *Node) (int, *handle, error) {
 
 // openHost opens the host's file: for writing too when it is in the edits.
 func (n *Node) openHost() (int, error) {
-	if n.at.dir == nil {
+	if n.part == nil {
 		return -1, unix.ESTALE
 	}
 	flags := unix.O_RDONLY
-	if n.at.dir.layer == n.at.dir.layer.tree.edits {
+	if n.part.layer == n.part.layer.tree.edits {
 		flags = unix.O_RDWR
 	}
-	return n.at.open(flags)
+	at := n.at()
+	return at.open(flags)
 }
 
 func (p *place) open(flags int) (int, error) {
@@ -91,7 +92,7 @@ func (p *place) String() string { return filepath.Join(p.dir.layer.Dir, p.dir.pa
 func (t *Tree) Content(n *Node) Content {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	at := n.at
+	at := n.at()
 	return &at
 }
 
@@ -101,13 +102,14 @@ func (n *Node) Open() (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewFile(fd, n.at.name), nil
+	return NewFile(fd, n.hostName()), nil
 }
 
 // String names the host's file, for messages.
 func (n *Node) String() string {
-	if n.at.dir == nil {
+	if n.part == nil {
 		return n.path()
 	}
-	return n.at.String()
+	at := n.at()
+	return at.String()
 }

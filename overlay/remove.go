@@ -146,22 +146,22 @@ func (t *Tree) unlinkHost(dir *Node, name string) error {
 func (t *Tree) nameGone(n, dir *Node, name string, last bool) {
 	e := dir.dir.alive(name)
 	e.dead, e.node = true, nil
-	if up := dir.upper(); n.at.dir == up && n.at.name == name {
-		n.at = place{}
+	if up := dir.upper(); n.part == up && n.hostName() == name {
+		t.put(n, place{})
 		n.set(orphan)
 	}
 	if n.parent == dir && n.name == name {
-		n.parent, n.name = nil, ""
+		t.call(n, nil, "")
 		dir.refs.Add(-1)
 	}
 	if last {
 		n.set(dead)
 		return
 	}
-	if n.at.dir == nil && n.parent != nil {
+	if n.part == nil && n.parent != nil {
 		err := t.nameUp(n, n.parent, n.name)
 		if err == nil {
-			n.at = place{n.parent.upper(), n.name}
+			t.put(n, place{n.parent.upper(), n.name})
 			n.unset(orphan)
 		}
 		t.unfinished("a file is kept by its descriptor", err)
@@ -234,7 +234,7 @@ func (t *Tree) keepDir(n *Node) error {
 // orphanDir notes that the directory n has no name any more.
 func (t *Tree) orphanDir(n *Node) {
 	n.parent.refs.Add(-1)
-	n.parent, n.name = nil, ""
+	t.call(n, nil, "")
 	n.set(dead)
 }
 

@@ -249,7 +249,7 @@ func (r *renaming) move() error {
 // renamed moves the node, and its host directory, to the new name.
 func (t *Tree) renamed(n, oldDir *Node, oldName string, newDir *Node, newName string) {
 	if n.parent == oldDir && n.name == oldName {
-		n.parent, n.name = newDir, newName
+		t.call(n, newDir, newName)
 		newDir.refs.Add(1)
 		oldDir.refs.Add(-1)
 	}
@@ -257,7 +257,7 @@ func (t *Tree) renamed(n, oldDir *Node, oldName string, newDir *Node, newName st
 		n.upper().parent, n.upper().name = newDir.upper(), newName
 		return
 	}
-	n.at = place{newDir.upper(), newName}
+	t.put(n, place{newDir.upper(), newName})
 }
 
 // clearDst makes room for a directory: an empty one in the edits may hold

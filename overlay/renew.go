@@ -112,7 +112,7 @@ func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
 		t.override(n, dir.dir.wordOn(n, f.name))
 		return true, t.renew(n, found.dirs, nil, out)
 	}
-	if n.at.dir == nil || n.at.dir.layer != f.layer {
+	if n.part == nil || n.part.layer != f.layer {
 		return false, nil
 	}
 	var a attrs
@@ -120,7 +120,7 @@ func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
 	if err != nil || a.st.Ino != n.hostIno || a.m.mode&unix.S_IFMT != n.typ {
 		return false, ignoreMissing(err)
 	}
-	n.at.dir = part
+	n.part = part
 	t.override(n, dir.dir.wordOn(n, f.name))
 	out.node(n)
 	return true, nil
@@ -138,7 +138,7 @@ func (t *Tree) detach(e *dirent) {
 		t.files.pin(h)
 	}
 	n.parent.refs.Add(-1)
-	n.parent, n.name = nil, ""
+	t.call(n, nil, "")
 	n.set(dead)
 }
 

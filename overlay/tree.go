@@ -44,6 +44,7 @@ type Tree struct {
 	// What few nodes have.
 	rareMu     sync.Mutex
 	overridden map[*Node]*override // the manifest's word on an entry of the layers
+	hostNames  map[*Node]string    // of a file that the host calls otherwise
 	copying    map[*Node]bool      // its content is being copied up
 	copied     sync.Cond           // one of them has been
 
@@ -87,7 +88,7 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 	}
 	t := &Tree{
 		project: p, log: o.Logger, links: make(map[linkKey]*Node), held: make(map[string]*os.File),
-		overridden: make(map[*Node]*override), copying: make(map[*Node]bool),
+		overridden: make(map[*Node]*override), hostNames: make(map[*Node]string), copying: make(map[*Node]bool),
 	}
 	t.copied.L = &t.rareMu
 	t.epoch.Store(1)

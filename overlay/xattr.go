@@ -71,12 +71,12 @@ func (t *Tree) hostPath(n *Node) (path string, done func(), err error) {
 		fd, err := d.open()
 		return procPath(fd, "."), d.close, err
 	}
-	if n.at.dir == nil {
+	if n.part == nil {
 		fd, h, err := t.fileLocked(n)
 		return procPath(fd, ""), func() { t.files.put(h) }, err
 	}
-	fd, err := n.at.dir.open()
-	return procPath(fd, n.at.name), n.at.dir.close, err
+	fd, err := n.part.open()
+	return procPath(fd, n.hostName()), n.part.close, err
 }
 
 // recorded tells whether the node's attributes are kept as in record.go.
@@ -87,14 +87,14 @@ func (n *Node) recorded() bool {
 
 // The calls on an orphan's path follow the link in /proc; all others don't.
 func (n *Node) lget(path, name string) ([]byte, error) {
-	if n.dir == nil && n.at.dir == nil {
+	if n.dir == nil && n.part == nil {
 		return xattr.Get(path, name)
 	}
 	return xattr.LGet(path, name)
 }
 
 func (n *Node) llist(path string) ([]string, error) {
-	if n.dir == nil && n.at.dir == nil {
+	if n.dir == nil && n.part == nil {
 		return xattr.List(path)
 	}
 	return xattr.LList(path)
@@ -193,7 +193,7 @@ func (t *Tree) hostXattrs(n *Node) ([]string, error) {
 // entry, and most have none. It returns false where it can't be asked so, or
 // buf is too small.
 func (t *Tree) listXattrAt(n *Node, buf []byte) (int, bool, error) {
-	dir, name := n.at.dir, n.at.name
+	dir, name := n.part, n.hostName()
 	if n.dir != nil {
 		dir, name = n.attrPart(), "."
 	}
