@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -49,7 +50,7 @@ var imageArchs = map[string]string{
 // tag returns the image's name and its tag.
 func (o ImageOptions) tag() (repository, tag string, err error) {
 	s := cmp.Or(o.Tag, "rootfs:latest")
-	m := reference.FindStringSubmatch(s)
+	m := reference().FindStringSubmatch(s)
 	if m == nil {
 		return "", "", fmt.Errorf("image tag %q is not NAME or NAME:TAG in lower case", s)
 	}
@@ -58,11 +59,11 @@ func (o ImageOptions) tag() (repository, tag string, err error) {
 
 // reference matches an image's name and its tag (distribution/reference,
 // "Grammar"), without a digest.
-var reference = func() *regexp.Regexp {
+var reference = sync.OnceValue(func() *regexp.Regexp {
 	const component = `[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*`
 	const host = `[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]+)?/`
 	return regexp.MustCompile(`^((?:` + host + `)?` + component + `(?:/` + component + `)*)(?::(\w[\w.-]{0,127}))?$`)
-}()
+})
 
 // config returns the image's configuration, which docker archives and OCI
 // layouts share (OCI image specification, config.md).

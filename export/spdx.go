@@ -11,6 +11,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // The JSON form of SPDX 2.3 (https://spdx.github.io/spdx-spec/v2.3/, and the
@@ -77,14 +78,16 @@ type spdxCreation struct {
 func purlRef(purl string) []spdxRef { return []spdxRef{{"PACKAGE-MANAGER", "purl", purl}} }
 
 // licenseExpression is the form of an SPDX license expression (annex D).
-var licenseExpression = regexp.MustCompile(`^\(*[A-Za-z0-9.+-]+\)*( (AND|OR|WITH) \(*[A-Za-z0-9.+-]+\)*)*$`)
+var licenseExpression = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^\(*[A-Za-z0-9.+-]+\)*( (AND|OR|WITH) \(*[A-Za-z0-9.+-]+\)*)*$`)
+})
 
 // setLicense notes what somebody says of the license: in their words, where
 // those are no expression.
 func (p *spdxPackage) setLicense(said string) {
 	switch {
 	case said == "":
-	case licenseExpression.MatchString(said):
+	case licenseExpression().MatchString(said):
 		p.License = said
 	default:
 		p.LicenseSaid = said
@@ -92,11 +95,13 @@ func (p *spdxPackage) setLicense(said string) {
 }
 
 // notInID are the characters that an identifier can't have (§3.2).
-var notInID = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
+var notInID = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`[^A-Za-z0-9.-]+`)
+})
 
 // spdxID makes an identifier of a name, which no other name of its kind has.
 func spdxID(kind, name string) string {
-	id := notInID.ReplaceAllString(name, "-")
+	id := notInID().ReplaceAllString(name, "-")
 	if id != name {
 		sum := sha256.Sum256([]byte(name))
 		id += "-" + hex.EncodeToString(sum[:4])
@@ -180,7 +185,7 @@ func (w *spdxWriter) end(name string) error {
 	u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80
 	w.text(",\n")
 	w.member("documentNamespace", fmt.Sprintf("https://spdx.org/spdxdocs/%s-%x-%x-%x-%x-%x",
-		strings.Trim(notInID.ReplaceAllString(name, "-"), "-"), u[:4], u[4:6], u[6:8], u[8:10], u[10:]))
+		strings.Trim(notInID().ReplaceAllString(name, "-"), "-"), u[:4], u[4:6], u[6:8], u[8:10], u[10:]))
 	w.text("\n}\n")
 	if w.err == nil {
 		w.err = w.out.Flush()

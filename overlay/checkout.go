@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // A DragonOS checkout says in files of its own what rootfs.toml would: they
@@ -124,7 +125,9 @@ func tomlFiles(dir string) []string {
 }
 
 // imageSize is how DADK writes a size.
-var imageSize = regexp.MustCompile(`^[1-9][0-9]*[KMGkmg]?$`)
+var imageSize = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[1-9][0-9]*[KMGkmg]?$`)
+})
 
 func (t *checkoutTable) manifest(root string) (*Manifest, error) {
 	m := defaultManifest()
@@ -199,7 +202,7 @@ func (t *checkoutTable) image(s ImageSettings) (ImageSettings, error) {
 	default:
 		return s, &keyError{"size", "must be a number of bytes or a text as in \"2G\""}
 	}
-	if !imageSize.MatchString(size) {
+	if !imageSize().MatchString(size) {
 		if _, isText := t.Rootfs.Size.(string); !isText {
 			return s, &keyError{"size", "must be a number of bytes or a text as in \"2G\""}
 		}

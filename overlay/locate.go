@@ -6,12 +6,15 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/pelletier/go-toml/v2"
 )
 
 // wrongType is how the TOML library tells a value of another type.
-var wrongType = regexp.MustCompile(`^cannot decode TOML (\w+) into (?:a |struct field ).*?(?: of type )?(\S+)$`)
+var wrongType = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^cannot decode TOML (\w+) into (?:a |struct field ).*?(?: of type )?(\S+)$`)
+})
 
 // locate says where in a TOML file an error is. shape is what the file is
 // decoded into.
@@ -27,7 +30,7 @@ func locate(file string, text []byte, err error, shape any) error {
 	if errors.As(err, &syntax) {
 		row, col := syntax.Position()
 		what := strings.TrimPrefix(syntax.Error(), "toml: ")
-		if m := wrongType.FindStringSubmatch(what); m != nil {
+		if m := wrongType().FindStringSubmatch(what); m != nil {
 			what = fmt.Sprintf("a TOML %s where a %s is wanted", m[1], m[2])
 		}
 		return fmt.Errorf("%s:%d:%d: %s", file, row, col, what)

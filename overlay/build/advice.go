@@ -5,6 +5,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // adviceLog is how much of a log's end is searched for what a command lacked.
@@ -12,27 +13,33 @@ const adviceLog = 256 << 10
 
 // What programs say of what they lack, in the locale of a build.
 var (
-	lacksProgram = regexp.MustCompile(`(?m)^\S+: (?:line )?\d+: ([\w.+-]+): (?:command )?not found$` + // dash, bash
-		`|^(?:/bin/)?[a-z]*sh: ([\w.+-]+): not found$` + // ash
-		`|^make(?:\[\d+\])?: ([\w.+-]+): No such file or directory$` +
-		`|^(?:/usr/bin/)?env: '([\w.+-]+)': No such file or directory$`)
-	lacksHeader  = regexp.MustCompile(`fatal error: ([^:\n]+): No such file or directory`)
-	lacksNetwork = regexp.MustCompile(`(?i)could not resolve host|unable to resolve host|name or service not known` +
-		`|temporary failure in name resolution|failed to lookup address|network is unreachable|: no such host`)
+	lacksProgram = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`(?m)^\S+: (?:line )?\d+: ([\w.+-]+): (?:command )?not found$` + // dash, bash
+			`|^(?:/bin/)?[a-z]*sh: ([\w.+-]+): not found$` + // ash
+			`|^make(?:\[\d+\])?: ([\w.+-]+): No such file or directory$` +
+			`|^(?:/usr/bin/)?env: '([\w.+-]+)': No such file or directory$`)
+	})
+	lacksHeader = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`fatal error: ([^:\n]+): No such file or directory`)
+	})
+	lacksNetwork = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`(?i)could not resolve host|unable to resolve host|name or service not known` +
+			`|temporary failure in name resolution|failed to lookup address|network is unreachable|: no such host`)
+	})
 )
 
 // advice tells from a command's log what it lacked; "" where that isn't known.
 func advice(log string) string {
 	text := end(log, adviceLog)
 	var lacks []string
-	if all := lacksProgram.FindAllStringSubmatch(text, -1); len(all) > 0 {
+	if all := lacksProgram().FindAllStringSubmatch(text, -1); len(all) > 0 {
 		last := all[len(all)-1] // others may have been tried for, in vain
 		lacks = append(lacks, "it "+missingProgram(strings.Join(last[1:], "")).Error())
 	}
-	if m := lacksHeader.FindStringSubmatch(text); m != nil {
+	if m := lacksHeader().FindStringSubmatch(text); m != nil {
 		lacks = append(lacks, "it needs the header "+m[1])
 	}
-	if lacksNetwork.MatchString(text) {
+	if lacksNetwork().MatchString(text) {
 		lacks = append(lacks, "it needs the network")
 	}
 	return strings.Join(lacks, "; ")
@@ -78,12 +85,14 @@ var debianPackages = map[string]string{
 }
 
 // crossTool is the name of a compiler or binary utility for another machine.
-var crossTool = regexp.MustCompile(`^([a-z0-9_]+)-linux-(gnu|musl)-([a-z+]+)$`)
+var crossTool = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([a-z0-9_]+)-linux-(gnu|musl)-([a-z+]+)$`)
+})
 
 // debianPackage names the package of Debian that has a program; "" where that
 // isn't known.
 func debianPackage(program string) string {
-	m := crossTool.FindStringSubmatch(program)
+	m := crossTool().FindStringSubmatch(program)
 	switch {
 	case m == nil:
 		return debianPackages[program]

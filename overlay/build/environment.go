@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
@@ -30,7 +31,9 @@ var fixed = map[string]string{"LC_ALL": "C", "TZ": "UTC", "SOURCE_DATE_EPOCH": "
 var places = []string{"DESTDIR", "DADK_CURRENT_BUILD_DIR", "TMPDIR"}
 
 // reference is ${NAME} in a value of a recipe's env.
-var reference = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
+var reference = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
+})
 
 // crossCompile returns the prefix of the compiler's names: what the caller
 // says, or else that of Debian's cross compilers.
@@ -56,7 +59,7 @@ func hashedEnv(r *overlay.Recipe, arch string) []string {
 	vars := map[string]string{"ARCH": arch, "CROSS_COMPILE": crossCompile(arch)}
 	for name, value := range r.Env {
 		vars[name] = value
-		for _, m := range reference.FindAllStringSubmatch(value, -1) {
+		for _, m := range reference().FindAllStringSubmatch(value, -1) {
 			if _, ok := vars[m[1]]; !ok && !slices.Contains(places, m[1]) && !slices.Contains(inherited, m[1]) {
 				vars["caller's "+m[1]] = os.Getenv(m[1])
 			}
@@ -78,7 +81,7 @@ func environment(r *overlay.Recipe, arch string, own map[string]string) []string
 	maps.Copy(vars, own)
 	lookup := maps.Clone(vars)
 	for name, value := range r.Env {
-		vars[name] = reference.ReplaceAllStringFunc(value, func(ref string) string {
+		vars[name] = reference().ReplaceAllStringFunc(value, func(ref string) string {
 			name := strings.Trim(ref, "${}")
 			if value, ok := lookup[name]; ok {
 				return value
