@@ -31,7 +31,7 @@ const (
 	overlayFS   = "kernel overlayfs"
 	fuseOverlay = "fuse-overlayfs"
 	unionfs     = "unionfs-fuse"
-	memory      = "floor of FUSE"
+	fuseFloor   = "floor of FUSE"
 	ours        = "rootfs"
 )
 
@@ -40,7 +40,7 @@ var filesystems = []filesystem{
 	{overlayFS, mountOverlay},
 	{fuseOverlay, mountFuseOverlay},
 	{unionfs, mountUnionfs},
-	{memory, mountFloor},
+	{fuseFloor, mountFloor},
 	{ours, mountOurs},
 }
 
@@ -74,7 +74,9 @@ func newMounted(t *testing.T, name, dir string, pid int, end func()) *mounted {
 		}
 	}
 	t.Cleanup(m.close)
-	sh(t, m.root, `mkdir room`)
+	// With the first open the kernel learns whether it is to ask: until then it
+	// also tells of each file that was closed.
+	sh(t, m.root, `mkdir room; cat etc/passwd >/dev/null`)
 	return m
 }
 

@@ -281,5 +281,5 @@ func (f *floor) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 func mountFloor(t *testing.T, tree, dir string) *mounted {
 	t.Helper()
 	sh(t, dir, `mkdir mnt`)
-	return serveMount(t, memory, dir, "env", childEnv+"=floor", os.Args[0], tree, filepath.Join(dir, "mnt"))
+	return serveMount(t, fuseFloor, dir, "env", childEnv+"=floor", os.Args[0], tree, filepath.Join(dir, "mnt"))
 }

@@ -35,7 +35,7 @@ func row(w *work, all map[string]*samples) string {
 		cpu = fmt.Sprintf("%.2f", median(s.CPU))
 	}
 	cells = append(cells, cpu)
-	if r := ratio(all, ours, memory); r > 0 {
+	if r := ratio(all, ours, fuseFloor); r > 0 {
 		cells = append(cells, fmt.Sprintf("%.2f ×", r))
 	} else {
 		cells = append(cells, "–")
