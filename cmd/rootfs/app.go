@@ -98,7 +98,7 @@ func newApp(std streams) *cli.App {
 		buildCommand(std), watchCommand(std), whichCommand(std), conflictsCommand(std), sizeCommand(std), sbomCommand(std),
 		checkpointCommand(std), logCommand(std), restoreCommand(std), gcCommand(std),
 		nodeCommand(std), setcapCommand(std), chownCommand(std), imageCommand(std),
-		pushCommand(std), pullCommand(std), versionCommand(std),
+		pushCommand(std), pullCommand(std), completionCommand(std), versionCommand(std),
 	}
 	for _, c := range commands {
 		c.HideHelpCommand = true // so that a directory may be called "help"

@@ -65,9 +65,14 @@ func find(flags []cli.Flag, word string) cli.Flag {
 
 // flagWidth tells how many words the flag takes, its value included.
 func flagWidth(flags []cli.Flag, word string) int {
-	f, ok := find(flags, word).(cli.DocGenerationFlag)
-	if ok && f.TakesValue() && !strings.Contains(word, "=") {
+	if takesValue(find(flags, word)) && !strings.Contains(word, "=") {
 		return 2
 	}
 	return 1
+}
+
+// takesValue tells whether f is a flag with a value; nil isn't.
+func takesValue(f cli.Flag) bool {
+	d, ok := f.(cli.DocGenerationFlag)
+	return ok && d.TakesValue()
 }
