@@ -307,6 +307,7 @@ func (t *Tree) makeNode(d *directory, name string, l *Layer, a *attrs) (*Node, e
 		// A frozen file may have lost its other names on the host.
 		if part.layer != t.edits && (a.st.Nlink > 1 || part.layer.edit) {
 			if err := t.fromIndex(n, a); err != nil {
+				t.put(n, place{})
 				return nil, err
 			}
 		}

@@ -51,11 +51,10 @@ func (n *Node) openHost() (int, error) {
 	if n.part.layer == n.part.layer.tree.edits {
 		flags = unix.O_RDWR
 	}
-	at := n.at()
-	return at.open(flags)
+	return n.at().open(flags)
 }
 
-func (p *place) open(flags int) (int, error) {
+func (p place) open(flags int) (int, error) {
 	dirfd, err := p.dir.open()
 	if err != nil {
 		return -1, err
@@ -75,7 +74,7 @@ func (p *place) open(flags int) (int, error) {
 }
 
 // Open implements [Content].
-func (p *place) Open() (*File, error) {
+func (p place) Open() (*File, error) {
 	fd, err := p.open(unix.O_RDONLY)
 	if err != nil {
 		return nil, err
@@ -84,7 +83,7 @@ func (p *place) Open() (*File, error) {
 }
 
 // String names the host's file, for messages.
-func (p *place) String() string { return filepath.Join(p.dir.layer.Dir, p.dir.path(), p.name) }
+func (p place) String() string { return filepath.Join(p.dir.layer.Dir, p.dir.path(), p.name) }
 
 // Content returns the bytes of a regular file as they are on the host, without
 // the node: an export keeps a million of them. It is for a tree that is open
@@ -110,6 +109,5 @@ func (n *Node) String() string {
 	if n.part == nil {
 		return n.path()
 	}
-	at := n.at()
-	return at.String()
+	return n.at().String()
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,15 +65,8 @@ func mountNative(t *testing.T, tree, dir string) *mounted {
 // the test.
 func newMounted(t *testing.T, name, dir string, pid int, end func()) *mounted {
 	t.Helper()
-	m := &mounted{name: name, root: filepath.Join(dir, "mnt"), pid: pid}
+	m := &mounted{name: name, root: filepath.Join(dir, "mnt"), pid: pid, close: sync.OnceFunc(end)}
 	m.room = filepath.Join(m.root, "room")
-	ended := false
-	m.close = func() {
-		if !ended {
-			ended = true
-			end()
-		}
-	}
 	t.Cleanup(m.close)
 	// With the first open the kernel learns whether it is to ask: until then it
 	// also tells of each file that was closed.
