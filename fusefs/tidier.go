@@ -35,15 +35,19 @@ func newTidier() *tidier {
 // soon has memory given back when work rests from now on.
 func (t *tidier) soon() { t.timer.Reset(rest) }
 
-// follow waits for the next collection, which only work brings about.
-func (t *tidier) follow() { runtime.AddCleanup(new([64]byte), (*tidier).collected, t) }
+// follow watches the collections, which only work brings about.
+func (t *tidier) follow() {
+	runtime.AddCleanup(new([64]byte), func(t *tidier) {
+		if !t.ended.Load() {
+			t.follow()
+			t.collected()
+		}
+	}, t)
+}
 
+// collected has memory given back if there was work before this collection.
 func (t *tidier) collected() {
-	if t.ended.Load() {
-		return
-	}
-	t.follow()
-	if allocated()-t.until.Load() >= worthwhile {
+	if !t.ended.Load() && allocated()-t.until.Load() >= worthwhile {
 		t.soon()
 	}
 }
