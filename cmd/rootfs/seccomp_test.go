@@ -168,7 +168,8 @@ func canSupervise() bool {
 
 // run answers until the program ends.
 func (s *supervisor) run() {
-	for {
+	defer unix.Close(s.fd) //nolint:errcheck // nothing was written
+	for s.wait() {
 		var n seccompNotif
 		if err := s.ioctl(seccompReceive, unsafe.Pointer(&n)); err != nil {
 			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOENT) {
@@ -183,6 +184,17 @@ func (s *supervisor) run() {
 		}
 		if err := s.ioctl(seccompSend, unsafe.Pointer(&r)); failed && errors.Is(err, unix.ENOENT) {
 			s.again()
+		}
+	}
+}
+
+// wait returns false when the program has ended: to receive then says what it
+// says of a call that a signal has ended, for ever.
+func (s *supervisor) wait() bool {
+	for {
+		ready := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(ready, -1); !errors.Is(err, unix.EINTR) {
+			return err == nil && ready[0].Revents&unix.POLLHUP == 0
 		}
 	}
 }
