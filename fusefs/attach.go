@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const device = "/dev/fuse"
+const deviceFile = "/dev/fuse"
 
 func isRoot() bool { return os.Geteuid() == 0 }
 
 // attach mounts a connection to the kernel on dir and returns its descriptor:
 // root by mount(2), others by fusermount3, which is set-uid.
 func attach(dir string, w *words) (int, error) {
-	if _, err := os.Stat(device); err != nil {
-		return -1, fmt.Errorf("%w: load the kernel's fuse module, or give the container %s", err, device)
+	if _, err := os.Stat(deviceFile); err != nil {
+		return -1, fmt.Errorf("%w: load the kernel's fuse module, or give the container %s", err, deviceFile)
 	}
 	if !isRoot() {
 		return attachByHelper(dir, w)
@@ -35,9 +35,9 @@ func attach(dir string, w *words) (int, error) {
 }
 
 func attachDirectly(dir string, w *words) (int, error) {
-	fd, err := unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(deviceFile, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, fmt.Errorf("open %s: %w", device, err)
+		return -1, fmt.Errorf("open %s: %w", deviceFile, err)
 	}
 	data := append(w.data(), fmt.Sprintf("fd=%d", fd), fmt.Sprintf("rootmode=%o", unix.S_IFDIR),
 		fmt.Sprintf("user_id=%d", os.Geteuid()), fmt.Sprintf("group_id=%d", os.Getegid()))

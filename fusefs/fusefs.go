@@ -43,7 +43,7 @@ type filesystem struct {
 	makers bool // new files belong to who makes them, not to root
 	owners owners
 
-	// What the kernel takes ENOSYS for, set by Init before any request.
+	// What the kernel takes ENOSYS for, set by agree before any request.
 	noOpen, noOpendir bool
 }
 
@@ -55,9 +55,11 @@ func (f *filesystem) String() string { return fsType }
 // SetDebug does nothing: go-fuse itself logs the requests.
 func (f *filesystem) SetDebug(bool) {}
 
-// Init learns what the kernel can do, before it sends any other request.
-func (f *filesystem) Init(s *fuse.Server) {
-	flags := s.KernelSettings().Flags64()
+// Init is for go-fuse's own server.
+func (f *filesystem) Init(*fuse.Server) {}
+
+// agree learns what the kernel can do (CAP_…), before any other request.
+func (f *filesystem) agree(flags uint64) {
 	f.noOpen = flags&fuse.CAP_NO_OPEN_SUPPORT != 0
 	f.noOpendir = flags&fuse.CAP_NO_OPENDIR_SUPPORT != 0
 }

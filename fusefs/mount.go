@@ -6,12 +6,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
-	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/DragonOS-Community/rootfs/fusefs/device"
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
@@ -91,21 +90,19 @@ func mount(t *overlay.Tree, dir string, o *Options) (*Server, error) {
 		return nil, err
 	}
 	f := &filesystem{tree: t, nodes: newNodes(t.Root(), t.Release), log: o.Logger, makers: w.makersOwn(o), owners: mounter(o)}
-	// go-fuse takes a device that is mounted already by this name. Its own way
-	// of mounting leaks the descriptor to child processes, and tells little
-	// about failures.
-	srv, err := fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", fd), serverOptions(o))
+	d, err := device.Open(fd, f, serverOptions(o), o.Logger)
 	if err != nil {
 		return nil, errors.Join(err, detach(dir, true))
 	}
-	makeRoomForReaders()
+	f.agree(d.KernelFlags())
 	f.nodes.memory.follow()
 	s := &Server{dir: dir, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		srv.Serve()
+		d.Serve()
+		f.OnUnmount()
 	}()
-	if err := t.Watch(&announcer{server: srv}); err != nil {
+	if err := t.Watch(&announcer{kernel: d}); err != nil {
 		// Without it, a change of a layer is seen when the kernel forgets.
 		o.Logger.Warn("changes of the layers won't be seen at once", "error", err)
 	}
@@ -139,18 +136,6 @@ func cause(err error) error {
 	}
 	return err
 }
-
-// makeRoomForReaders lets more of the program's threads run Go code at once
-// than the machine has processors. go-fuse keeps one thread more than there are
-// processors waiting in read(2) of the device (server.go, readRequest), and to
-// the scheduler each still occupies one; the next request then waits for a
-// processor to be taken back. Measured with two processors: 15 to 25% less time
-// in the daemon for creates, walks and small writes.
-var makeRoomForReaders = sync.OnceFunc(func() {
-	const mostReaders = 16
-	n := runtime.GOMAXPROCS(0)
-	runtime.GOMAXPROCS(n + max(2, min(n, mostReaders)) + 1)
-})
 
 // serverOptions says what to negotiate in INIT. go-fuse asks for ASYNC_READ,
 // BIG_WRITES, FILE_OPS, READDIRPLUS, PARALLEL_DIROPS, MAX_PAGES by itself. Not
@@ -187,8 +172,6 @@ func serverOptions(o *Options) *fuse.MountOptions {
 		// changes, so also after each write that we were told of.
 		ExplicitDataCacheControl: true,
 		EnableSymlinkCaching:     true,
-
-		DisableSplice: true, // answers are in memory
 	}
 }
 

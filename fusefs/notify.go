@@ -4,7 +4,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
@@ -21,34 +20,33 @@ const echo = time.Second
 // that what it has cached can be believed for long. A node that the kernel
 // doesn't know (Tag 0) needs no word.
 type announcer struct {
-	server notifier
+	kernel notifier
 
 	mu    sync.Mutex
 	again []func()
 }
 
-// notifier is what an announcer needs of a [fuse.Server]. A refusal means that
+// notifier is what an announcer needs of a [device.Device]. An error means that
 // the kernel knows nothing of the kind, or that the mount is gone.
 type notifier interface {
-	EntryNotify(parent uint64, name string) fuse.Status
-	InodeNotify(node uint64, off, length int64) fuse.Status
+	InvalidateEntry(parent uint64, name string) error
+	InvalidateInode(id uint64) error
 }
 
 // NameChanged implements overlay.Notifier.
 func (a *announcer) NameChanged(dir *overlay.Node, name string) {
 	if id := uint64(dir.Tag.Load()); id != 0 {
-		a.sayTwice(func() { a.server.EntryNotify(id, name) })
+		a.sayTwice(func() { _ = a.kernel.InvalidateEntry(id, name) })
 	}
 }
 
-// Changed implements overlay.Notifier. Offset and length 0 mean all pages, a
-// directory's listing among them.
+// Changed implements overlay.Notifier.
 func (a *announcer) Changed(n *overlay.Node) {
 	id := uint64(n.Tag.Load())
 	if id == 0 {
 		return
 	}
-	say := func() { a.server.InodeNotify(id, 0, 0) }
+	say := func() { _ = a.kernel.InvalidateInode(id) }
 	if n.Type() == unix.S_IFDIR {
 		a.sayTwice(say)
 	} else {

@@ -8,8 +8,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
-
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
@@ -19,23 +17,23 @@ type heard struct {
 	all []string
 }
 
-func (h *heard) say(what string) fuse.Status {
+func (h *heard) say(what string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.all = append(h.all, what)
-	return fuse.OK
+	return nil
 }
 
-func (h *heard) EntryNotify(parent uint64, name string) fuse.Status {
+func (h *heard) InvalidateEntry(parent uint64, name string) error {
 	return h.say(fmt.Sprintf("%d/%s", parent, name))
 }
 
-func (h *heard) InodeNotify(node uint64, _, _ int64) fuse.Status { return h.say(fmt.Sprint(node)) }
+func (h *heard) InvalidateInode(id uint64) error { return h.say(fmt.Sprint(id)) }
 
 func TestNamesAreAnnouncedAgainOnceAnswersUnderWayHaveArrived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := new(heard)
-		a := &announcer{server: h}
+		a := &announcer{kernel: h}
 		var dir, file, unknown overlay.Node
 		dir.Tag.Store(7)
 		file.Tag.Store(8)

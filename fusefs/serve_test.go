@@ -103,7 +103,7 @@ func need(t *testing.T, capability string) {
 	var have bool
 	switch capability {
 	case "fuse":
-		f, err := os.OpenFile(device, os.O_RDWR, 0)
+		f, err := os.OpenFile(deviceFile, os.O_RDWR, 0)
 		if have = err == nil; have {
 			_ = f.Close()
 		}
@@ -111,7 +111,7 @@ func need(t *testing.T, capability string) {
 		have = os.Getuid() == 0
 	case "fusermount3": // for users, so the device must be open to them
 		_, err := exec.LookPath("fusermount3")
-		fi, devErr := os.Stat(device)
+		fi, devErr := os.Stat(deviceFile)
 		have = err == nil && devErr == nil && fi.Mode()&0o006 == 0o006
 	}
 	if have {

@@ -4,6 +4,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,6 +15,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/fusefs/device"
 )
 
 // The floor is what a FUSE mount costs when its daemon has nothing to do: the
@@ -52,17 +56,23 @@ func serveFloor(tree string, _ func()) error {
 		return err
 	}
 	runtime.GC()
-	runtime.GOMAXPROCS(2*runtime.GOMAXPROCS(0) + 1) // as fusefs does
-	server, err := fuse.NewServer(f, os.Args[2], &fuse.MountOptions{
-		DirectMountStrict: true, FsName: "floor", Name: "floor",
-		MaxWrite: 1 << 20, ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK,
-		DisabledCapabilities: fuse.CAP_PASSTHROUGH, ExplicitDataCacheControl: true,
-		EnableSymlinkCaching: true, DisableSplice: true,
-	})
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	server.Serve()
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,max_read=%d", fd, 1<<20)
+	if err := unix.Mount("floor", os.Args[2], "fuse.floor", 0, options); err != nil {
+		return err
+	}
+	d, err := device.Open(fd, f, &fuse.MountOptions{
+		MaxWrite: 1 << 20, ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK,
+		DisabledCapabilities: fuse.CAP_PASSTHROUGH, ExplicitDataCacheControl: true,
+		EnableSymlinkCaching: true,
+	}, slog.Default())
+	if err != nil {
+		return err
+	}
+	d.Serve()
 	return nil
 }
 
