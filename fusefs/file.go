@@ -39,24 +39,8 @@ func (f *filesystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 	if err != nil {
 		return nil, f.status("read", in.NodeId, err)
 	}
-	return inPlace(size), fuse.OK
+	return fuse.ReadResultData(buf[:size]), fuse.OK
 }
-
-// inPlace is a [fuse.ReadResult] of so many bytes that are where they belong, at
-// the beginning of the answer's buffer.
-type inPlace int
-
-// Bytes returns them.
-func (n inPlace) Bytes(buf []byte) ([]byte, fuse.Status) { return buf[:n], fuse.OK }
-
-// Readv would move them there.
-func (n inPlace) Readv([][]byte) (int, fuse.Status) { return int(n), fuse.OK }
-
-// Size returns how many they are.
-func (n inPlace) Size() int { return int(n) }
-
-// Done has nothing to give back.
-func (n inPlace) Done() {}
 
 // Write implements write(2).
 func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {

@@ -43,8 +43,8 @@ func (d *Device) announce(code uint32, body []byte) error {
 	message = ne.AppendUint32(message, code)
 	message = ne.AppendUint64(message, 0) // no request
 	message = append(message, body...)
-	d.using.RLock()
-	defer d.using.RUnlock()
+	d.announcing.RLock()
+	defer d.announcing.RUnlock()
 	if d.closed {
 		return unix.EBADF
 	}

@@ -21,6 +21,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -34,9 +35,10 @@ type Device struct {
 	log      *slog.Logger
 	kernel   uint64 // what it can do
 
-	// In use while somebody announces something.
-	using  sync.RWMutex
-	closed bool
+	announcing sync.RWMutex
+	closed     bool
+
+	short sync.Once // of memory
 
 	running  sync.WaitGroup // workers
 	waiting  atomic.Bool    // one of them sleeps until there is a request
@@ -51,14 +53,18 @@ type Device struct {
 }
 
 // Open takes over fd, a /dev/fuse that is mounted, and agrees with the kernel on
-// the protocol (INIT). fs must be ready to answer; what it does in Init and
-// OnUnmount is its owner's to call. On an error fd is closed, which ends the
-// mount.
+// the protocol (INIT). fs must be ready to answer; its Init and OnUnmount are its
+// owner's to call, and no request is cancelled. o.MaxWrite must be a multiple of
+// the page's size. On an error fd is closed, which ends the mount.
 func Open(fd int, fs fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) (*Device, error) {
 	d := &Device{fd: fd, handler: fuse.NewProtocolServer(fs, o), maxWrite: o.MaxWrite, log: log}
 	d.watch = time.AfterFunc(time.Hour, d.relieve)
 	d.watch.Stop()
-	if err := d.init(); err != nil {
+	var err error = unix.EINVAL
+	if o.MaxWrite > 0 && o.MaxWrite%unix.Getpagesize() == 0 {
+		err = d.init()
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("talk to the kernel: %w", err), unix.Close(fd))
 	}
 	return d, nil
@@ -89,7 +95,9 @@ func (w *worker) init() error {
 		return err
 	}
 	var in fuse.InitIn
-	if _, err := binary.Decode(w.in[:n], binary.NativeEndian, &in); err != nil {
+	whole := make([]byte, unsafe.Sizeof(in))
+	copy(whole, w.in[:n]) // before Linux 5.17 it ends with the flags
+	if _, err := binary.Decode(whole, binary.NativeEndian, &in); err != nil {
 		return err
 	}
 	d.kernel = in.Flags64()
@@ -99,6 +107,9 @@ func (w *worker) init() error {
 	}
 	if _, err := unix.Write(d.fd, w.out[:size]); err != nil {
 		return err
+	}
+	if code := int32(binary.NativeEndian.Uint32(w.out[4:])); code != 0 {
+		return unix.Errno(-code)
 	}
 	return nil
 }
@@ -110,28 +121,36 @@ func (d *Device) KernelFlags() uint64 { return d.kernel }
 // Serve answers requests until the mount is gone and the last of them is
 // answered.
 func (d *Device) Serve() {
-	addProcessors(1)
-	defer addProcessors(-1)
+	addDevice(1)
+	defer addDevice(-1)
 	d.mu.Lock()
 	d.readers++
 	d.spare().turn <- true // the worker that init has employed
 	d.mu.Unlock()
 	d.running.Wait()
 	d.watch.Stop()
-	d.using.Lock()
-	defer d.using.Unlock()
+	d.announcing.Lock()
+	defer d.announcing.Unlock()
 	d.closed = true
 	if err := unix.Close(d.fd); err != nil {
 		d.log.Warn("close the FUSE device", "error", err)
 	}
 }
 
-var processors sync.Mutex
+var (
+	servingMu sync.Mutex
+	serving   int // devices
+)
 
-// addProcessors has the program run more goroutines at once: one that waits for
-// requests occupies a processor without using it (await).
-func addProcessors(n int) {
-	processors.Lock()
-	defer processors.Unlock()
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n)
+// addDevice has the program run one goroutine more at once for each device that
+// is served: the one that waits for its requests occupies a processor without
+// using it (await). After the last Go decides again, by what the system allows.
+func addDevice(n int) {
+	servingMu.Lock()
+	defer servingMu.Unlock()
+	if serving += n; serving == 0 {
+		runtime.SetDefaultGOMAXPROCS()
+	} else {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n)
+	}
 }

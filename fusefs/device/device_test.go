@@ -19,26 +19,29 @@ type kernel struct {
 	t      *testing.T
 	fd     int
 	device *Device
-	fs     *slow
+	fs     *slowFS
 	served chan struct{}
 }
 
-// slow is a filesystem in which GETATTR of an odd node, and each FSYNC, waits to
+// slowFS is a filesystem in which GETATTR of an odd node, and each FSYNC, waits to
 // be let go.
-type slow struct {
+type slowFS struct {
 	fuse.RawFileSystem
 	begun chan uint64
 	letGo chan struct{}
 	end   func() // lets all go
 }
 
-func (s *slow) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+func (s *slowFS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	s.begun <- in.NodeId
 	<-s.letGo
 	return fuse.OK
 }
 
-func (s *slow) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+func (s *slowFS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	if in.NodeId == lazy {
+		time.Sleep(lazyTime)
+	}
 	if in.NodeId%2 == 1 {
 		s.begun <- in.NodeId
 		<-s.letGo
@@ -70,8 +73,19 @@ func message(opcode uint32, unique, node uint64, body ...uint32) []byte {
 
 func getattr(unique, node uint64) []byte { return message(opGetattr, unique, node, 0, 0, 0, 0) }
 
-// connect opens a device with us as its kernel.
-func connect(t *testing.T) *kernel {
+// Of struct fuse_init_in: the flags FUSE_NO_OPEN_SUPPORT, and another 32 of them.
+const (
+	noOpen    = 1 << 17
+	moreFlags = 1
+)
+
+func initRequest(major uint32) []byte {
+	body := append([]uint32{major, 41, 1 << 17, noOpen, moreFlags}, make([]uint32, 11)...)
+	return message(opInit, 1, 0, body...)
+}
+
+// meet has a device serve, whose kernel begins with that request.
+func meet(t *testing.T, request []byte) (*kernel, error) {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -82,25 +96,34 @@ func connect(t *testing.T) *kernel {
 		t.Fatal(err)
 	}
 	k := &kernel{t: t, fd: pair[0], served: make(chan struct{})}
-	k.fs = &slow{RawFileSystem: fuse.NewDefaultRawFileSystem(), begun: make(chan uint64, 100), letGo: make(chan struct{})}
+	k.fs = &slowFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), begun: make(chan uint64, 100), letGo: make(chan struct{})}
 	k.fs.end = sync.OnceFunc(func() { close(k.fs.letGo) })
-	const noOpen = 1 << 17                                                                               // FUSE_NO_OPEN_SUPPORT
-	k.send(message(opInit, 1, 0, append([]uint32{7, 41, 1 << 17, noOpen, 1}, make([]uint32, 11)...)...)) // struct fuse_init_in
+	k.send(request)
 	k.device, err = Open(pair[1], k.fs, &fuse.MountOptions{MaxWrite: 64 << 10}, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {
-		t.Fatal(err)
-	}
-	if unique, errno := k.receive(); unique != 1 || errno != 0 {
-		t.Fatalf("answer of INIT: number %d, error %d", unique, errno)
-	}
-	if want := uint64(noOpen | 1<<32); k.device.KernelFlags() != want {
-		t.Errorf("flags of the kernel: %#x, want %#x", k.device.KernelFlags(), want)
+		return nil, errors.Join(err, unix.Close(k.fd))
 	}
 	go func() {
 		defer close(k.served)
 		k.device.Serve()
 	}()
 	t.Cleanup(k.unmount)
+	return k, nil
+}
+
+// connect has a device serve, with us as its kernel.
+func connect(t *testing.T) *kernel {
+	t.Helper()
+	k, err := meet(t, initRequest(7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unique, errno := k.receive(); unique != 1 || errno != 0 {
+		t.Fatalf("answer of INIT: number %d, error %d", unique, errno)
+	}
+	if want := uint64(noOpen | moreFlags<<32); k.device.KernelFlags() != want {
+		t.Errorf("flags of the kernel: %#x, want %#x", k.device.KernelFlags(), want)
+	}
 	return k
 }
 
@@ -140,11 +163,11 @@ func (k *kernel) unmount() {
 	if k.fd < 0 {
 		return
 	}
+	k.fs.end()
 	if err := unix.Close(k.fd); err != nil {
 		k.t.Error(err)
 	}
 	k.fd = -1
-	k.fs.end()
 	select {
 	case <-k.served:
 	case <-time.After(20 * time.Second):
@@ -194,7 +217,7 @@ func TestWhatIsHeldUpHoldsUpNobody(t *testing.T) {
 		k.device.mu.Lock()
 		n := len(k.device.workers)
 		k.device.mu.Unlock()
-		if n <= 1+unused {
+		if n <= 1+spares {
 			break
 		}
 		if time.Since(begin) > 20*time.Second {
@@ -236,6 +259,48 @@ func TestWhatTakesTimeIsPassedBefore(t *testing.T) {
 	k.fs.end()
 	for range syncs {
 		k.receive()
+	}
+}
+
+// lazy is a node whose attributes take a while.
+const (
+	lazy     = 1000
+	lazyTime = 50 * time.Millisecond
+)
+
+func TestWhoIsSlowDoesNotSlowOthers(t *testing.T) {
+	k := connect(t)
+	k.device.watching.Store(true) // nobody is relieved
+	const slowOnes = 10
+	var quickOnes int
+	k.send(getattr(lazy, lazy))
+	k.send(getattr(1, 2))
+	for left := slowOnes; left > 0; {
+		if unique, _ := k.receive(); unique == lazy {
+			left--
+			k.send(getattr(lazy, lazy))
+		} else {
+			quickOnes++
+			k.send(getattr(1, 2))
+		}
+	}
+	if quickOnes < 2*slowOnes {
+		t.Errorf("%d requests beside %d that take %v each", quickOnes, slowOnes, lazyTime)
+	}
+}
+
+func TestKernelsThatBeginOtherwise(t *testing.T) {
+	request := initRequest(7)[:headerSize+16] // Linux 5.16 and before
+	binary.NativeEndian.PutUint32(request, headerSize+16)
+	k, err := meet(t, request)
+	if err != nil {
+		t.Fatal("a short INIT: ", err)
+	}
+	if k.device.KernelFlags() != noOpen {
+		t.Errorf("flags of the kernel: %#x, want %#x", k.device.KernelFlags(), noOpen)
+	}
+	if _, err := meet(t, initRequest(6)); !errors.Is(err, unix.EIO) {
+		t.Errorf("another protocol: %v", err)
 	}
 }
 

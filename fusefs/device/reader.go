@@ -3,6 +3,8 @@ package device
 import (
 	"encoding/binary"
 	"errors"
+	"os"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -19,42 +21,55 @@ const (
 	// later until a worker sleeps at once.
 	mostTrust = 4
 
-	// nap is how long a worker sleeps before Go's scheduler is told.
-	nap = 100 * time.Millisecond
-
 	// stolen is how long it takes to know that another program wanted the
 	// processor, and consideration how long it is then left to the others.
 	stolen        = 100 * time.Microsecond
 	consideration = 100 * time.Millisecond
+
+	// inVain is how many times a worker may be woken for requests that another
+	// has got until it leaves them to it.
+	inVain = 3
+
+	// retryAfter is when a worker reads again after an error that isn't the
+	// mount's end: ENOMEM.
+	retryAfter = 100 * time.Millisecond
 )
 
-// lead reads requests and handles them until another has the right to read.
-// The mount is gone if it returns an error.
-func (w *worker) lead() error {
-	for inARow := 0; ; {
+// nap is how long a worker sleeps before Go's scheduler is told.
+var nap = napWith(os.Getenv("GODEBUG"))
+
+// napWith returns no time where the scheduler may not send signals (package
+// runtime, GODEBUG): it would wait for the worker whenever it stops the world.
+func napWith(debug string) time.Duration {
+	if strings.Contains(debug, "asyncpreemptoff=1") {
+		return 0
+	}
+	return 100 * time.Millisecond
+}
+
+// lead reads requests and handles them until another has the right to read. It
+// returns false when the mount is gone.
+func (w *worker) lead() bool {
+	for w.inARow = 0; ; {
 		n, err := w.read()
 		if errors.Is(err, unix.EAGAIN) {
-			inARow = 0
+			w.inARow = 0
 			if n, err = w.wait(); errors.Is(err, errRetired) {
-				return nil
+				return true
 			}
 		}
-		if errors.Is(err, unix.ENOENT) { // who asked was interrupted
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		answered, may := w.handle(n)
-		if !may {
-			return nil
-		}
-		if !answered { // FORGET comes in crowds, which one can deal with
-			continue
-		}
-		if inARow++; inARow == crowd {
-			inARow = 0
-			w.device.share()
+		switch {
+		case err == nil:
+			w.inARow++
+			if !w.handle(n) {
+				return true
+			}
+		case errors.Is(err, unix.ENOENT): // who asked was interrupted
+		case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EPERM):
+			return false
+		default:
+			w.device.log.Error("read from the FUSE device", "error", err)
+			time.Sleep(retryAfter)
 		}
 	}
 }
@@ -68,11 +83,15 @@ func (w *worker) wait() (n int, err error) {
 			return n, err
 		}
 	}
-	if !w.device.waiting.CompareAndSwap(false, true) {
-		w.device.retire()
-		return 0, errRetired
+	for !w.device.waiting.CompareAndSwap(false, true) {
+		if w.device.retire() {
+			return 0, errRetired
+		}
 	}
 	n, err = w.await()
+	if errors.Is(err, errRetired) {
+		return 0, err
+	}
 	w.device.waiting.Store(false)
 	if time.Since(began) < 2*moment { // the half of it for being woken
 		w.trust = mostTrust
@@ -81,6 +100,8 @@ func (w *worker) wait() (n int, err error) {
 	}
 	return n, err
 }
+
+var errRetired = errors.New("another reads")
 
 // ask reads until there is a request, for the moment that began just now. It
 // yields the processor in between: when all are in use, waiting is better done
@@ -95,38 +116,49 @@ func (w *worker) ask(began time.Time) (n int, err error) {
 		last := now
 		if now = time.Now(); now.Sub(last) > stolen {
 			w.considerate = now.Add(consideration)
-			break
 		}
 	}
 	return 0, unix.EAGAIN
 }
 
-var errRetired = errors.New("another waits")
-
-// await sleeps until there is a request, and returns its size.
+// await sleeps until there is a request, and returns its size, or errRetired.
 //
-// At first it sleeps without Go's scheduler knowing. From a goroutine in
-// a system call that it knows of it takes the processor back after 20 µs, by a
-// monitor thread that for this wakes up as often, and gives it one again
-// afterwards: in a compilation that was half of the daemon's processor time.
-// When the scheduler needs the goroutine, its signal ends the system call.
+// At first it sleeps without Go's scheduler knowing. From a goroutine in a system
+// call that it knows of it takes the processor back when it has waited for long,
+// and gives it one again afterwards; for this a monitor thread wakes up every
+// 20 µs, which in a compilation took half of the daemon's processor time. When
+// the scheduler needs the goroutine, its signal ends the system call.
 func (w *worker) await() (n int, err error) {
 	began := time.Now()
-	for {
-		ready := unix.PollFd{Fd: int32(w.device.fd), Events: unix.POLLIN}
+	for woken := 0; ; woken++ {
+		var ready bool
 		if left := nap - time.Since(began); left > 0 {
-			limit := unix.NsecToTimespec(int64(left))
-			_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&ready)), 1, uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
+			ready = w.sleep(left)
 		} else {
-			w.forget()
-			if _, err := unix.Poll([]unix.PollFd{ready}, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			w.shrink()
+			fds := []unix.PollFd{{Fd: int32(w.device.fd), Events: unix.POLLIN}}
+			if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
 				return 0, err
 			}
+			ready = fds[0].Revents != 0
 		}
 		if n, err = w.read(); !errors.Is(err, unix.EAGAIN) {
 			return n, err
 		}
+		if !ready { // the scheduler's signal
+			woken--
+		} else if woken >= inVain && w.device.leave() {
+			return 0, errRetired
+		}
 	}
+}
+
+// sleep returns whether there was a request within that time.
+func (w *worker) sleep(limit time.Duration) bool {
+	fd := unix.PollFd{Fd: int32(w.device.fd), Events: unix.POLLIN}
+	timeout := unix.NsecToTimespec(int64(limit))
+	n, _, _ := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fd)), 1, uintptr(unsafe.Pointer(&timeout)), 0, 0, 0)
+	return n == 1
 }
 
 // read returns the size of the request that it has read, or EAGAIN, or ENODEV
@@ -134,7 +166,7 @@ func (w *worker) await() (n int, err error) {
 func (w *worker) read() (n int, err error) {
 	for {
 		n, err = unix.Read(w.device.fd, w.in)
-		if n == 0 && err == nil { // the other end of a socket is gone
+		if n == 0 && err == nil { // a socket whose other end is gone, in a test
 			return 0, unix.ENODEV
 		}
 		if !errors.Is(err, unix.EINTR) {
@@ -143,24 +175,29 @@ func (w *worker) read() (n int, err error) {
 	}
 }
 
-// handle answers a request of n bytes. The worker may not read any more if
-// another has got its right meanwhile.
-func (w *worker) handle(n int) (answered, may bool) {
-	may = !takesTime(w.in[:n]) || !w.device.passOn()
+// handle answers a request of n bytes. It returns false if another has got the
+// right to read meanwhile.
+func (w *worker) handle(n int) bool {
+	may := !takesTime(w.in[:n]) || !w.device.passOn()
+	began := time.Now()
 	if may {
 		w.last++
 		w.task.Store(w.last)
 		w.device.keepWatch()
 	}
 	size, status := w.device.handler.HandleRequest([][]byte{w.in[:n]}, [][]byte{w.out})
-	if !status.Ok() {
-		w.device.log.Error("a request can't be decoded", "status", status)
+	if !status.Ok() { // go-fuse has logged why
 		size = refusal(w.in[:n], w.out)
+	}
+	// What is there before the answer comes from somebody else.
+	if (w.inARow >= crowd || time.Since(began) > slow) && !w.device.waiting.Load() && w.sleep(0) {
+		w.inARow = 0
+		w.device.share()
 	}
 	if size > 0 {
 		w.answer(size)
 	}
-	return size > 0, may && w.task.CompareAndSwap(w.last, 0)
+	return may && w.task.CompareAndSwap(w.last, 0)
 }
 
 // takesTime returns whether a request is of a kind that waits for the disk.
@@ -169,7 +206,7 @@ func takesTime(request []byte) bool {
 		return false
 	}
 	switch binary.NativeEndian.Uint32(request[4:]) {
-	case opFsync, opFsyncdir, opFallocate, opCopyFileRange, opSyncfs, opCopyFileRange64:
+	case opFsync, opFsyncdir, opFallocate, opCopyFileRange:
 		return true
 	}
 	return false
@@ -177,12 +214,10 @@ func takesTime(request []byte) bool {
 
 // Codes of enum fuse_opcode in include/uapi/linux/fuse.h.
 const (
-	opFsync           = 20
-	opFsyncdir        = 30
-	opFallocate       = 43
-	opCopyFileRange   = 47
-	opSyncfs          = 50
-	opCopyFileRange64 = 53
+	opFsync         = 20
+	opFsyncdir      = 30
+	opFallocate     = 43
+	opCopyFileRange = 47
 )
 
 // refusal makes the answer to a request that can't be read, and returns its size:
@@ -205,7 +240,7 @@ func (w *worker) answer(size int) {
 	switch {
 	case err == nil,
 		errors.Is(err, unix.ENOENT), // who asked was interrupted
-		errors.Is(err, unix.ENODEV): // unmounted
+		errors.Is(err, unix.EPERM):  // unmounted
 	default:
 		w.device.log.Error("answer on the FUSE device", "error", err)
 	}

@@ -1,7 +1,6 @@
 package device
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -11,15 +10,17 @@ import (
 )
 
 const (
-	// most is how many may read at a time.
-	most = 16
+	// mostReaders is how many may read at a time.
+	mostReaders = 16
 
-	// crowd is how many requests in a row have been there when a worker came
-	// for them, until it asks for another's help.
+	// A worker looks whether somebody waits behind the request that it handles
+	// when that took longer than slow, or when the last crowd of them didn't let
+	// it wait. Then it asks for another's help.
+	slow  = 500 * time.Microsecond
 	crowd = 8
 
-	// unused is how many workers wait for the right to read; more end.
-	unused = 2
+	// spares is how many workers wait for the right to read; more end.
+	spares = 2
 
 	// heldUp is how long a worker may keep its right while it handles one
 	// request, at most twice that: it may wait for a disk, or for somebody who
@@ -34,6 +35,7 @@ type worker struct {
 	memory  []byte // of both
 	turn    chan bool
 
+	inARow      int       // requests that were there when it came for them
 	trust       int       // in the next request's coming soon
 	considerate time.Time // until when other programs need the processors more
 
@@ -68,8 +70,8 @@ func (d *Device) newWorker() (*worker, error) {
 
 func (w *worker) free() { _ = unix.Munmap(w.memory) }
 
-// forget gives back what the last requests and answers occupy.
-func (w *worker) forget() { _ = unix.Madvise(w.memory, unix.MADV_DONTNEED) }
+// shrink gives back what the last requests and answers occupy.
+func (w *worker) shrink() { _ = unix.Madvise(w.memory, unix.MADV_DONTNEED) }
 
 // run is a worker's life.
 func (w *worker) run() {
@@ -77,10 +79,10 @@ func (w *worker) run() {
 	defer d.running.Done()
 	defer w.free()
 	for <-w.turn {
-		if err := w.lead(); err != nil {
-			d.end(err)
+		if !w.lead() {
+			d.end()
 		}
-		w.forget()
+		w.shrink()
 		if !d.keep(w) {
 			return
 		}
@@ -91,7 +93,7 @@ func (w *worker) run() {
 func (d *Device) keep(w *worker) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.ended || len(d.idle) >= unused {
+	if d.ended || len(d.idle) >= spares {
 		d.workers = slices.DeleteFunc(d.workers, func(other *worker) bool { return other == w })
 		return false
 	}
@@ -108,7 +110,7 @@ func (d *Device) spare() *worker {
 	}
 	w, err := d.newWorker()
 	if err != nil {
-		d.log.Error("requests wait for those before them", "error", err)
+		d.short.Do(func() { d.log.Error("requests wait for those before them", "error", err) })
 		return nil
 	}
 	d.employ(w)
@@ -126,7 +128,7 @@ func (d *Device) employ(w *worker) {
 func (d *Device) share() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.ended || d.readers >= most {
+	if d.ended || d.readers >= mostReaders {
 		return
 	}
 	if w := d.spare(); w != nil {
@@ -135,8 +137,12 @@ func (d *Device) share() {
 	}
 }
 
-// passOn gives a worker's right to read to another, if there can be one.
+// passOn gives a worker's right to read to another, if there can be one and none
+// waits for requests anyway.
 func (d *Device) passOn() bool {
+	if d.waiting.Load() {
+		return false
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ended {
@@ -150,21 +156,33 @@ func (d *Device) passOn() bool {
 	return true
 }
 
-// retire counts one reader less.
-func (d *Device) retire() {
+// retire gives up a worker's right to read, but for the last.
+func (d *Device) retire() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.readers == 1 {
+		return false
+	}
 	d.readers--
+	return true
 }
 
-// end sends home who waits, when the mount is gone or can't be read for another
-// reason.
-func (d *Device) end(reason error) {
+// leave is retire for the one who waits.
+func (d *Device) leave() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.ended && !errors.Is(reason, unix.ENODEV) {
-		d.log.Error("read from the FUSE device", "error", reason)
+	if d.readers == 1 {
+		return false
 	}
+	d.readers--
+	d.waiting.Store(false)
+	return true
+}
+
+// end sends home who waits, when the mount is gone.
+func (d *Device) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.ended = true
 	for _, w := range d.idle {
 		w.turn <- false
@@ -198,7 +216,7 @@ func (d *Device) relieve() {
 func (d *Device) look() (busy bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, w := range slices.Clone(d.workers) {
+	for _, w := range d.workers {
 		task := w.task.Load()
 		if task == 0 {
 			continue
