@@ -160,7 +160,7 @@ func (d *Device) passOn() bool {
 func (d *Device) retire() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.readers == 1 {
+	if d.readers <= 1 {
 		return false
 	}
 	d.readers--
@@ -171,7 +171,7 @@ func (d *Device) retire() bool {
 func (d *Device) leave() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.readers == 1 {
+	if d.readers <= 1 {
 		return false
 	}
 	d.readers--
