@@ -33,7 +33,6 @@ var childWorks = map[string]func(path string, start func()) error{
 	"read":   readLarge,
 	"random": readRandom,
 	"floor":  serveFloor,
-	"touch":  touchMemory,
 }
 
 func init() {
@@ -87,17 +86,6 @@ func walkWithSizes(at int, name string) error {
 		}
 	}
 	return nil
-}
-
-// touchMemory writes to as much free memory as a work may need.
-func touchMemory(_ string, start func()) error {
-	const needed = 3 << 30 // a large file, in the daemon's filesystem and in the mount
-	start()
-	memory, err := unix.Mmap(-1, 0, needed, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
-	if err != nil {
-		return err
-	}
-	return unix.Munmap(memory)
 }
 
 // fileList is where the names of the small files are, one on a line, relative

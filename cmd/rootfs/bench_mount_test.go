@@ -161,7 +161,6 @@ func (b *mountBench) measure(t *testing.T, w *work, shared map[string]*mounted, 
 			if w.before != nil {
 				w.before(b, t, m)
 			}
-			runChild(t, b, "touch", "memory")
 			if w.warm {
 				w.run(b, t, m)
 			}
