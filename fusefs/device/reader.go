@@ -89,10 +89,10 @@ func (w *worker) wait() (n int, err error) {
 		}
 	}
 	n, err = w.await()
+	w.device.waiting.Store(false)
 	if errors.Is(err, errRetired) {
 		return 0, err
 	}
-	w.device.waiting.Store(false)
 	if time.Since(began) < 2*moment { // the half of it for being woken
 		w.trust = mostTrust
 	} else if w.trust > 0 {
@@ -147,7 +147,7 @@ func (w *worker) await() (n int, err error) {
 		}
 		if !ready { // the scheduler's signal
 			woken--
-		} else if woken >= inVain && w.device.leave() {
+		} else if woken >= inVain && w.device.retire() {
 			return 0, errRetired
 		}
 	}

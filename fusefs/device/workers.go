@@ -156,7 +156,9 @@ func (d *Device) passOn() bool {
 	return true
 }
 
-// retire gives up a worker's right to read, but for the last.
+// retire gives up a worker's right to read, but for the last. Who waits has
+// retired before it says that it no longer waits: whoever sees it wait and comes
+// to retire as well finds that it is the last.
 func (d *Device) retire() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -164,18 +166,6 @@ func (d *Device) retire() bool {
 		return false
 	}
 	d.readers--
-	return true
-}
-
-// leave is retire for the one who waits.
-func (d *Device) leave() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.readers <= 1 {
-		return false
-	}
-	d.readers--
-	d.waiting.Store(false)
 	return true
 }
 
