@@ -150,46 +150,47 @@ func chmodACL(fd int, mode uint32) error {
 	return unix.Fsetxattr(fd, host, encodeACL(entries), 0)
 }
 
-// noACL is the default list of a directory that has none.
-var noACL []aclEntry
+// bequest is what a directory gives to what is made in it.
+type bequest struct {
+	setGID bool // the group, and to directories the bit
+	gid    uint32
+	acl    []aclEntry // its default list; none where that is malformed
+}
 
-// defaultACL returns the list that what is made in dir gets; none where it is
-// malformed. t.mu is held.
-func (t *Tree) defaultACL(dir *Node) ([]aclEntry, error) {
-	if known := dir.dir.defaults.Load(); known != nil {
-		return *known, nil
+// bequestOf returns dir's, which is remembered until dir's attributes change.
+// t.mu is held.
+func (t *Tree) bequestOf(dir *Node) (*bequest, error) {
+	if known := dir.dir.bequest.Load(); known != nil {
+		return known, nil
+	}
+	var a attrs
+	if err := t.attrs(dir, &a); err != nil {
+		return nil, err
 	}
 	value, err := t.getXattr(dir, xattrACLDefault)
 	if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, err
 	}
-	entries, _ := decodeACL(value)
+	b := &bequest{setGID: a.m.mode&unix.S_ISGID != 0, gid: a.m.gid}
+	b.acl, _ = decodeACL(value)
 	if t.inEdits(dir) { // where nobody else changes it
-		if len(entries) == 0 {
-			dir.dir.defaults.Store(&noACL)
-		} else {
-			dir.dir.defaults.Store(&entries)
-		}
+		dir.dir.bequest.Store(b)
 	}
-	return entries, nil
+	return b, nil
 }
 
-// inheritACL takes from the permissions of a new entry what dir's default list
-// doesn't grant, or where there is none the umask, and returns the entry's own
-// lists by their names on the host. acl(5), "Object creation and default ACLs";
-// fs/posix_acl.c: posix_acl_create.
-func (t *Tree) inheritACL(dir *Node, m *meta, umask uint32) ([]Xattr, error) {
+// inheritACL takes from the permissions of a new entry what its directory's
+// default list doesn't grant, or where there is none the umask, and returns the
+// entry's own lists by their names on the host. acl(5), "Object creation and
+// default ACLs"; fs/posix_acl.c: posix_acl_create.
+func inheritACL(defaults []aclEntry, m *meta, umask uint32) []Xattr {
 	typ := m.mode & unix.S_IFMT
 	if typ == unix.S_IFLNK {
-		return nil, nil
-	}
-	defaults, err := t.defaultACL(dir)
-	if err != nil {
-		return nil, err
+		return nil
 	}
 	if len(defaults) == 0 {
 		m.mode &^= umask & 0o777
-		return nil, nil
+		return nil
 	}
 	entries := slices.Clone(defaults)
 	c, extended := classes(entries)
@@ -207,5 +208,5 @@ func (t *Tree) inheritACL(dir *Node, m *meta, umask uint32) ([]Xattr, error) {
 	if typ == unix.S_IFDIR {
 		lists = append(lists, Xattr{xattrForeign + xattrACLDefault, encodeACL(defaults)})
 	}
-	return lists, nil
+	return lists
 }

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -111,5 +112,26 @@ func TestBadACL(t *testing.T) {
 	}
 	if mode := modeOf(t, tree, "etc/conf"); mode != unix.S_IFREG|0o644 {
 		t.Errorf("mode %o", mode)
+	}
+}
+
+// A directory's group is passed on as long as the directory says so.
+func TestSetGIDIsInherited(t *testing.T) {
+	tree := open(t, editProject(t))
+	etc := at(t, tree, "etc")
+	set := func(mode, gid uint32) { must(t, tree.SetAttr(etc, &Change{Mode: &mode, GID: &gid})) }
+	for i, want := range []struct{ mode, dirGID, gid uint32 }{{0o755, 7, 5}, {0o2755, 7, 7}, {0o2755, 8, 8}, {0o755, 8, 5}} {
+		set(want.mode, want.dirGID)
+		for range 2 { // the second time by memory
+			var e Entry
+			name := fmt.Sprint("dir", i)
+			n, err := tree.Mkdir(etc, name, 0o755, Owner{GID: 5}, &e)
+			must(t, err)
+			if mode := unix.S_IFDIR | 0o755 | want.mode&unix.S_ISGID; e.GID != want.gid || e.Mode != mode {
+				t.Errorf("in a directory %o of group %d: %o of group %d, want %o of %d", want.mode, want.dirGID, e.Mode, e.GID, mode, want.gid)
+			}
+			tree.Release(n, 1)
+			must(t, tree.Rmdir(etc, name))
+		}
 	}
 }

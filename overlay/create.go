@@ -83,7 +83,7 @@ func (t *Tree) make(dir *Node, name string, mode uint32, rdev uint64, o Owner, t
 		n.dir = &directory{stack: []*hostDir{{layer: t.edits, parent: up, name: name}}, loaded: true, edits: t.edits}
 	} else {
 		n.part = up
-		t.keepOpen(n, fd)
+		t.keepOpen(n, fd, lists == nil)
 	}
 	t.adopt(dir, name, n)
 	dir.dir.insert(dirent{name: name, node: n, layer: t.edits, typ: uint8(n.typ >> 12)})
@@ -93,9 +93,10 @@ func (t *Tree) make(dir *Node, name string, mode uint32, rdev uint64, o Owner, t
 	return n, nil
 }
 
-// keepOpen takes the new file's descriptor over.
-func (t *Tree) keepOpen(n *Node, fd int) {
-	h := new(handle)
+// keepOpen takes the new file's descriptor over; bare says that it has no
+// attribute that is shown.
+func (t *Tree) keepOpen(n *Node, fd int, bare bool) {
+	h := &handle{bare: bare}
 	n.fh.Store(h)
 	t.files.install(h, fd)
 	t.files.put(h)
@@ -136,17 +137,17 @@ func (d *directory) whitedOut(name string) bool {
 // inherit gives a new entry the group of a set-gid directory, and returns the
 // access lists that it gets from dir.
 func (t *Tree) inherit(dir *Node, m *meta, umask uint32) ([]Xattr, error) {
-	var a attrs
-	if err := t.attrs(dir, &a); err != nil {
+	b, err := t.bequestOf(dir)
+	if err != nil {
 		return nil, err
 	}
-	if a.m.mode&unix.S_ISGID != 0 {
-		m.gid = a.m.gid
+	if b.setGID {
+		m.gid = b.gid
 		if m.mode&unix.S_IFMT == unix.S_IFDIR {
 			m.mode |= unix.S_ISGID
 		}
 	}
-	return t.inheritACL(dir, m, umask)
+	return inheritACL(b.acl, m, umask), nil
 }
 
 // makeHost makes the host's entry for name and returns it open, its attributes
@@ -306,7 +307,7 @@ func (t *Tree) Tmpfile(dir *Node, mode uint32, o Owner, e *Entry) (*Node, error)
 	n := &Node{typ: unix.S_IFREG, hostIno: a.st.Ino, ino: t.edits.ino(&a.st)}
 	n.set(orphan | dead | tmpfile)
 	n.refs.Store(1)
-	t.keepOpen(n, fd)
+	t.keepOpen(n, fd, lists == nil)
 	t.files.pin(n.fh.Load())
 	if e != nil {
 		n.fill(e, &a)

@@ -22,6 +22,7 @@ type handle struct {
 	users      int32
 	pinned     bool // not closed for want of space
 	retired    bool // closed at the last put
+	bare       bool // the file surely has no extended attribute that is shown
 	prev, next *handle
 }
 
@@ -71,6 +72,18 @@ func (c *fdCache) put(h *handle) {
 	if h.users == 0 && h.retired {
 		c.close(h)
 	}
+}
+
+func (c *fdCache) isBare(h *handle) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return h.bare
+}
+
+func (c *fdCache) unbare(h *handle) {
+	c.mu.Lock()
+	h.bare = false
+	c.mu.Unlock()
 }
 
 // pin keeps h's open descriptor whatever the pressure, until retire.

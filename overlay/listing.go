@@ -29,7 +29,7 @@ type directory struct {
 
 	overrides *overrides // of what is in it; nil for most
 
-	defaults atomic.Pointer[[]aclEntry] // see defaultACL; nil while not known
+	bequest atomic.Pointer[bequest] // see bequestOf; nil while not known
 }
 
 // dirent is one name in a directory.

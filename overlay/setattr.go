@@ -202,7 +202,7 @@ func (t *Tree) change(n *Node, do func(fd int) error) error {
 			return err
 		}
 		defer n.upper().close()
-		n.dir.defaults.Store(nil) // what is done may change them
+		n.dir.bequest.Store(nil) // what is done may change them
 		return withDirFd(up, ".", do)
 	}
 	if err := t.copyUp(n); err != nil {
@@ -213,5 +213,6 @@ func (t *Tree) change(n *Node, do func(fd int) error) error {
 		return err
 	}
 	defer t.files.put(h)
+	t.files.unbare(h) // what is done may give it attributes
 	return do(fd)
 }

@@ -121,6 +121,9 @@ func (t *Tree) getXattr(n *Node, name string) ([]byte, error) {
 	// The kernel asks before the first write of each file, which is open then.
 	// By a path through /proc that would take five times as long.
 	if h := n.fh.Load(); h != nil && t.inEdits(n) {
+		if t.files.isBare(h) {
+			return nil, unix.ENODATA
+		}
 		if fd, ok := t.files.get(h); ok {
 			defer t.files.put(h)
 			return getXattrFd(fd, host)
