@@ -16,6 +16,7 @@ package fusefs
 
 import (
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -39,6 +40,8 @@ type filesystem struct {
 	tree  *overlay.Tree
 	nodes *nodes
 	log   *slog.Logger
+
+	listed atomic.Pointer[overlay.Node] // the last directory read to its end, until Meanwhile
 
 	makers bool // new files belong to who makes them, not to root
 	owners owners

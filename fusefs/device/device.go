@@ -31,6 +31,7 @@ import (
 type Device struct {
 	fd       int
 	handler  *fuse.ProtocolServer
+	idler    Idler // nil if the filesystem isn't one
 	maxWrite int
 	log      *slog.Logger
 	kernel   uint64 // what it can do
@@ -52,12 +53,21 @@ type Device struct {
 	ended   bool
 }
 
+// Idler is a filesystem that has something to do while nobody waits for it.
+type Idler interface {
+	// Meanwhile is called when a request is answered and the next isn't there
+	// yet. It will be late by what Meanwhile takes, so that should be less than
+	// most programs take between two requests.
+	Meanwhile()
+}
+
 // Open takes over fd, a /dev/fuse that is mounted, and agrees with the kernel on
 // the protocol (INIT). fs must be ready to answer; its Init and OnUnmount are its
 // owner's to call, and no request is cancelled. o.MaxWrite must be a multiple of
 // the page's size. On an error fd is closed, which ends the mount.
 func Open(fd int, fs fuse.RawFileSystem, o *fuse.MountOptions, log *slog.Logger) (*Device, error) {
 	d := &Device{fd: fd, handler: fuse.NewProtocolServer(fs, o), maxWrite: o.MaxWrite, log: log}
+	d.idler, _ = fs.(Idler)
 	d.watch = time.AfterFunc(time.Hour, d.relieve)
 	d.watch.Stop()
 	var err error = unix.EINVAL

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,15 @@ type slowFS struct {
 	begun chan uint64
 	letGo chan struct{}
 	end   func() // lets all go
+
+	busy atomic.Bool // Meanwhile waits to be let go as well
+}
+
+func (s *slowFS) Meanwhile() {
+	if s.busy.CompareAndSwap(true, false) {
+		s.begun <- 0
+		<-s.letGo
+	}
 }
 
 func (s *slowFS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
@@ -222,6 +232,24 @@ func TestWhatIsHeldUpHoldsUpNobody(t *testing.T) {
 		}
 		if time.Since(begin) > 20*time.Second {
 			t.Fatalf("%d workers stay", n)
+		}
+	}
+}
+
+func TestWhatIsDoneMeanwhileHoldsUpNobody(t *testing.T) {
+	k := connect(t)
+	const held = 5
+	for i := range uint64(held) {
+		k.fs.busy.Store(true)
+		for k.fs.busy.Load() { // a worker that finds nobody coming sleeps instead
+			k.send(getattr(1, 2))
+			k.receive()
+			time.Sleep(100 * time.Microsecond)
+		}
+		<-k.fs.begun
+		k.send(getattr(100+i, 2))
+		if unique, _ := k.receive(); unique != 100+i {
+			t.Errorf("answer of %d instead of %d", unique, 100+i)
 		}
 	}
 }

@@ -21,9 +21,11 @@ const (
 	// later until a worker sleeps at once.
 	mostTrust = 4
 
-	// stolen is how long it takes to know that another program wanted the
-	// processor, and consideration how long it is then left to the others.
-	stolen        = 100 * time.Microsecond
+	// stolen is how long another program must have had the processor for a worker
+	// to know that it is wanted, and consideration how long it is then left to the
+	// others. A scheduler gives more than a millisecond at a time; what the kernel
+	// or a host below it take for themselves is shorter.
+	stolen        = 800 * time.Microsecond
 	consideration = 100 * time.Millisecond
 
 	// inVain is how many times a worker may be woken for requests that another
@@ -79,6 +81,12 @@ func (w *worker) lead() bool {
 func (w *worker) wait() (n int, err error) {
 	began := time.Now()
 	if w.trust > 0 && began.After(w.considerate) {
+		if w.device.idler != nil {
+			if !w.watched(w.device.idler.Meanwhile) {
+				return 0, errRetired
+			}
+			began = time.Now()
+		}
 		if n, err = w.ask(began); !errors.Is(err, unix.EAGAIN) {
 			return n, err
 		}
@@ -198,6 +206,16 @@ func (w *worker) handle(n int) bool {
 		w.answer(size)
 	}
 	return may && w.task.CompareAndSwap(w.last, 0)
+}
+
+// watched does something that no request asks for. It returns false if another has
+// got the right to read meanwhile.
+func (w *worker) watched(do func()) bool {
+	w.last++
+	w.task.Store(w.last)
+	w.device.keepWatch()
+	do()
+	return w.task.CompareAndSwap(w.last, 0)
 }
 
 // takesTime returns whether a request is of a kind that waits for the disk.

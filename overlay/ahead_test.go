@@ -1,0 +1,67 @@
+package overlay
+
+import "testing"
+
+// list looks up all that is in a directory, as a walk does.
+func list(t *testing.T, tree *Tree, dir *Node) (nodes []*Node) {
+	t.Helper()
+	var names [10]DirEntry
+	count, err := tree.ReadDir(dir, 0, names[:])
+	must(t, err)
+	for _, e := range names[:count] {
+		n, err := tree.Lookup(dir, e.Name, nil)
+		must(t, err)
+		nodes = append(nodes, n)
+	}
+	return nodes
+}
+
+// A walk finds the names of the directories that it comes to read already, and
+// no others are.
+func TestReadAheadOfAWalk(t *testing.T) {
+	tree := open(t, project(t,
+		"user/apps/pkg/usr/b/c/file x", "user/apps/pkg/usr/d/file x", "user/apps/pkg/usr/e file", "user/apps/pkg/var/g/file x", "user/apps/pkg/var/h/"))
+	var known []*Node
+	visited := 0
+	var walk func(dir *Node)
+	walk = func(dir *Node) {
+		if visited > 0 && !dir.dir.loaded {
+			t.Errorf("%s isn't read when a walk comes to it", dir.path())
+		}
+		visited++
+		children := list(t, tree, dir)
+		known = append(known, children...)
+		tree.ReadAhead(dir)
+		ahead := -visited + 1 // the root isn't among the known
+		for _, n := range known {
+			if n.dir != nil && n.dir.loaded {
+				ahead++
+			}
+		}
+		if ahead > 1 {
+			t.Errorf("after %s %d are read ahead", dir.path(), ahead)
+		}
+		for _, n := range children {
+			if n.dir != nil {
+				walk(n)
+			}
+		}
+	}
+	walk(tree.Root())
+	if visited != 8 {
+		t.Errorf("%d directories visited", visited)
+	}
+}
+
+// What nobody has looked up isn't read ahead.
+func TestNoReadAheadOfTheUnknown(t *testing.T) {
+	tree := open(t, project(t, "user/apps/pkg/usr/b/file x"))
+	usr := at(t, tree, "usr")
+	var names [10]DirEntry
+	_, err := tree.ReadDir(usr, 0, names[:])
+	must(t, err)
+	tree.ReadAhead(usr)
+	if b := at(t, tree, "usr/b"); b.dir.loaded {
+		t.Error("a directory is read that nobody has looked up")
+	}
+}
