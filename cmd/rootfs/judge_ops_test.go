@@ -169,7 +169,14 @@ func drawRename(d *drawer) *operation {
 	return op(func(s *side) string {
 		fromDir, fromName := s.at(from)
 		toDir, toName := s.at(to)
+		var parent unix.Stat_t
+		_ = unix.Fstatat(toDir, filepath.Dir(toName), &parent, 0)
 		err := unix.Renameat2(fromDir, fromName, toDir, toName, flags)
+		if errors.Is(err, unix.EXDEV) {
+			// The kernel's overlay, which alone says so (step), has put an opaque
+			// directory in place of the empty one in the way by then.
+			_ = unix.UtimesNanoAt(toDir, filepath.Dir(toName), []unix.Timespec{parent.Atim, parent.Mtim}, 0)
+		}
 		if errors.Is(err, unix.ENOTEMPTY) {
 			// ext4 below the kernel's overlay has made a whiteout by then, and
 			// taken it back: the directory has a new time. Both get one.
