@@ -90,9 +90,11 @@ func (t *Tree) unchanged(stackDir string) (Checkpoint, bool, error) {
 	if err != nil || len(all) == 0 {
 		return Checkpoint{}, false, err
 	}
-	names, err := readNames(t.edits.root)
-	if err != nil || len(names) > 0 {
-		return Checkpoint{}, false, err
+	// A copy may have no other name than the one in the index (installCopy).
+	for _, dir := range []*hostDir{t.edits.root, t.state.index.dir} {
+		if names, err := readNames(dir); err != nil || len(names) > 0 {
+			return Checkpoint{}, false, err
+		}
 	}
 	below := t.root.dir.stack[1].layer
 	if !below.edit {

@@ -109,6 +109,55 @@ func TestUncheckpointLeavesNoTrace(t *testing.T) {
 	}
 }
 
+// What was read while it was frozen can be written when it no longer is.
+func TestWritingAfterUncheckpoint(t *testing.T) {
+	p := project(t, "user/sysconfig/f one")
+	tree := open(t, p)
+	_, err := tree.Write(at(t, tree, "f"), []byte("two"), 0)
+	must(t, err)
+	must(t, tree.Close())
+	tree = open(t, p)
+	f := at(t, tree, "f") // nothing has opened it yet
+	c, err := tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	_, err = tree.Read(f, make([]byte, 3), 0)
+	must(t, err)
+	must(t, tree.Uncheckpoint(c.ID))
+	_, err = tree.Write(f, []byte("six"), 0)
+	must(t, err)
+	size := int64(2)
+	must(t, tree.SetAttr(f, &Change{Size: &size}))
+	expect(t, tree, `f 100644 0:0 "si"`)
+	if all, err := p.Checkpoints(); err != nil || len(all) != 0 {
+		t.Errorf("left: %v, %v", all, err)
+	}
+}
+
+// A checkpoint isn't taken back when a file was written that is open by a name
+// that is gone, and has another, which nobody has looked up.
+func TestUncheckpointKeepsWhatHasNoNameYet(t *testing.T) {
+	p := project(t, "user/sysconfig/a one")
+	tree := open(t, p)
+	a := at(t, tree, "a")
+	_, err := tree.Write(a, []byte("two"), 0)
+	must(t, err)
+	must(t, tree.Link(a, tree.Root(), "b"))
+	must(t, tree.Close())
+	tree = open(t, p)
+	a = at(t, tree, "a")
+	_, err = tree.Read(a, make([]byte, 3), 0)
+	must(t, err)
+	must(t, tree.Unlink(tree.Root(), "a"))
+	c, err := tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	_, err = tree.Write(a, []byte("six"), 0)
+	must(t, err)
+	must(t, tree.Uncheckpoint(c.ID))
+	_, err = tree.Write(a, []byte("S"), 0)
+	must(t, err)
+	expect(t, tree, `b 100644 0:0 "Six"`)
+}
+
 func TestUncheckpointKeepsWhatWasEditedSince(t *testing.T) {
 	tree := open(t, project(t, "user/sysconfig/f one"))
 	c, err := tree.Checkpoint(Checkpoint{})

@@ -281,6 +281,8 @@ func (t *Tree) Tmpfile(dir *Node, mode uint32, o Owner, e *Entry) (*Node, error)
 	if t.state == nil {
 		return nil, unix.EROFS
 	}
+	t.freeze.RLock()
+	defer t.freeze.RUnlock()
 	m := meta{mode: unix.S_IFREG | mode&0o7777, uid: o.UID, gid: o.GID}
 	t.mu.RLock()
 	lists, err := t.inherit(dir, &m, o.Umask)

@@ -42,16 +42,21 @@ func (t *Tree) fileLocked(n *Node) (int, *handle, error) {
 	return t.files.install(h, fd), h, nil
 }
 
-// openHost opens the host's file: for writing too when it is in the edits.
+// openHost opens the host's file: for writing too when it is in the edits, also
+// in frozen ones, since the checkpoint may be taken back while it is open.
 func (n *Node) openHost() (int, error) {
 	if n.part == nil {
 		return -1, unix.ESTALE
 	}
-	flags := unix.O_RDONLY
-	if n.part.layer == n.part.layer.tree.edits {
-		flags = unix.O_RDWR
+	l := n.part.layer
+	if !l.edit || l.tree.state == nil {
+		return n.at().open(unix.O_RDONLY)
 	}
-	return n.at().open(flags)
+	fd, err := n.at().open(unix.O_RDWR)
+	if l != l.tree.edits && errors.Is(err, unix.EACCES) { // somebody else's
+		return n.at().open(unix.O_RDONLY)
+	}
+	return fd, err
 }
 
 func (p place) open(flags int) (int, error) {
