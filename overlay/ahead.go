@@ -2,12 +2,19 @@ package overlay
 
 import "golang.org/x/sys/unix"
 
+// aheadMost is how many bytes of names are read ahead in a directory at most:
+// nobody may ever ask for them, and who comes meanwhile waits.
+const aheadMost = 16 << 10
+
 // ReadAhead reads the names of the directory that a walk which has just listed
 // dir lists next, if the caller has looked it up. A walk goes by the names: into
 // the first directory in dir, or else the next one beside it or above.
 func (t *Tree) ReadAhead(dir *Node) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
+	if !t.attached(dir) {
+		return
+	}
 	next := dir.dir.nextDir(0)
 	for ; next == nil && dir.parent != nil; dir = dir.parent {
 		d := dir.parent.dir
@@ -18,7 +25,7 @@ func (t *Tree) ReadAhead(dir *Node) {
 	}
 	next.dir.mu.Lock()
 	defer next.dir.mu.Unlock()
-	_ = t.load(next) // who asks for it meets the error
+	_ = t.loadUpTo(next, aheadMost) // who asks for it meets the error
 }
 
 // nextDir returns the first known directory from the entry i on, or nil.

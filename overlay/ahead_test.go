@@ -1,6 +1,12 @@
 package overlay
 
-import "testing"
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
 
 // list looks up all that is in a directory, as a walk does.
 func list(t *testing.T, tree *Tree, dir *Node) (nodes []*Node) {
@@ -63,5 +69,32 @@ func TestNoReadAheadOfTheUnknown(t *testing.T) {
 	tree.ReadAhead(usr)
 	if b := at(t, tree, "usr/b"); b.dir.loaded {
 		t.Error("a directory is read that nobody has looked up")
+	}
+}
+
+// Nor what is large, or below a directory that was removed.
+func TestReadAheadLeavesAlone(t *testing.T) {
+	p := project(t, "user/apps/pkg/usr/large/", "user/apps/pkg/var/old/file x")
+	for i := range 200 {
+		name := fmt.Sprintf("%s-%d", strings.Repeat("long", 30), i)
+		must(t, os.WriteFile(filepath.Join(p.AppsDir(), "pkg/usr/large", name), nil, 0o644))
+	}
+	tree := open(t, p)
+	usr, large := at(t, tree, "usr"), at(t, tree, "usr/large")
+	tree.ReadAhead(usr)
+	if large.dir.loaded {
+		t.Error("a large directory is read ahead")
+	}
+	if got := len(list(t, tree, large)); got != 10 {
+		t.Errorf("%d of 10 entries when it is asked for", got)
+	}
+	gone, old := at(t, tree, "var"), at(t, tree, "var/old")
+	tree.mu.Lock()
+	tree.detach(tree.root.dir.alive("var"))
+	tree.mu.Unlock()
+	tree.ReadAhead(gone)
+	tree.ReadAhead(old)
+	if old.dir.loaded {
+		t.Error("read ahead in a directory that was removed")
 	}
 }

@@ -3,7 +3,9 @@ package overlay
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 	"sync"
@@ -116,12 +118,16 @@ func (d *directory) compact() {
 }
 
 // load reads the names of n from the host, once. The directory's lock is held.
-func (t *Tree) load(n *Node) error {
+func (t *Tree) load(n *Node) error { return t.loadUpTo(n, math.MaxInt) }
+
+// loadUpTo is load, which gives up with errLarge where a layer has more than that
+// many bytes of names.
+func (t *Tree) loadUpTo(n *Node, most int) error {
 	d := n.dir
 	if d.loaded {
 		return nil
 	}
-	ents, err := t.list(n)
+	ents, err := t.list(n, most)
 	if err != nil {
 		return err
 	}
@@ -141,7 +147,7 @@ func (t *Tree) lowered(d *directory) error {
 	}
 	below := make(map[string]bool)
 	if d.edits.rank > t.edits.rank {
-		fresh, err := readStack(d.stack)
+		fresh, err := readStack(d.stack, math.MaxInt)
 		if err != nil {
 			return err
 		}
@@ -162,25 +168,28 @@ func (t *Tree) lowered(d *directory) error {
 	return nil
 }
 
+var errLarge = errors.New("a directory with many names")
+
 // list merges the names of n, sorted, and has its layers watched from now on.
-func (t *Tree) list(n *Node) ([]dirent, error) {
+func (t *Tree) list(n *Node, most int) ([]dirent, error) {
 	if t.watch != nil {
 		t.watch.add(n)
 	}
-	ents, err := readStack(n.dir.stack)
+	ents, err := readStack(n.dir.stack, most)
 	slices.SortFunc(ents, func(a, b dirent) int { return cmp.Compare(a.name, b.name) })
 	return ents, err
 }
 
-// readStack merges the names of a stack of directories.
-func readStack(stack []*hostDir) ([]dirent, error) {
+// readStack merges the names of a stack of directories, with the limit of
+// loadUpTo.
+func readStack(stack []*hostDir, most int) ([]dirent, error) {
 	b := listBuffers.Get().(*listBuffer)
 	defer listBuffers.Put(b)
 	var ents []dirent
 	var at map[string]int    // where a name is in ents
 	closed := map[int]bool{} // entries that nothing below adds to
 	for i, part := range stack {
-		names, err := b.read(part)
+		names, err := b.read(part, most)
 		if ignoreMissing(err) != nil {
 			return nil, err
 		} // else the layer lost the directory since
@@ -256,16 +265,16 @@ var listBuffers = sync.Pool{New: func() any { return new(listBuffer) }}
 func readNames(d *hostDir) ([]hostName, error) {
 	b := listBuffers.Get().(*listBuffer)
 	defer listBuffers.Put(b)
-	names, err := b.read(d)
+	names, err := b.read(d, math.MaxInt)
 	return slices.Clone(names), err
 }
 
-// read is readNames into a list that is the buffer's.
-func (b *listBuffer) read(d *hostDir) ([]hostName, error) {
+// read is readNames into a list that is the buffer's, with the limit of loadUpTo.
+func (b *listBuffer) read(d *hostDir, most int) ([]hostName, error) {
 	fd, done, err := d.openToList()
 	if err == nil {
 		defer done()
-		if err = b.fill(fd); err == nil {
+		if err = b.fill(fd, most); err == nil {
 			err = b.split(fd)
 		}
 	}
@@ -275,8 +284,8 @@ func (b *listBuffer) read(d *hostDir) ([]hostName, error) {
 	return b.list, nil
 }
 
-// fill reads all names of an open directory.
-func (b *listBuffer) fill(fd int) error {
+// fill reads all names of an open directory, with the limit of loadUpTo.
+func (b *listBuffer) fill(fd, most int) error {
 	b.names, b.ends, b.types = b.names[:0], b.ends[:0], b.types[:0]
 	for {
 		n, err := unix.Getdents(fd, b.dirents[:])
@@ -294,6 +303,9 @@ func (b *listBuffer) fill(fd int) error {
 				b.types = append(b.types, rest[18])
 			}
 			rest = rest[reclen:]
+		}
+		if len(b.names) > most {
+			return errLarge
 		}
 	}
 }

@@ -142,6 +142,15 @@ func (n *Node) path() string {
 	return join(n.parent.path(), n.name)
 }
 
+// attached tells whether the directory n is in the tree: neither it nor one above
+// has been removed. t.mu is held.
+func (t *Tree) attached(n *Node) bool {
+	for n != nil && n != t.root {
+		n = n.parent
+	}
+	return n != nil
+}
+
 // Lookup returns the entry name of dir, with its attributes in e unless that
 // is nil. It returns ENOENT when there is none.
 func (t *Tree) Lookup(dir *Node, name string, e *Entry) (*Node, error) {

@@ -1,6 +1,10 @@
 package overlay
 
-import "golang.org/x/sys/unix"
+import (
+	"math"
+
+	"golang.org/x/sys/unix"
+)
 
 // news collects what changed in the tree without the tree's doing, to be
 // announced when no lock is held.
@@ -30,7 +34,7 @@ func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *ne
 	if !d.loaded {
 		return nil
 	}
-	fresh, err := t.list(n)
+	fresh, err := t.list(n, math.MaxInt)
 	if err != nil {
 		return err
 	}

@@ -96,8 +96,12 @@ func (w *watcher) visited(n *Node) {
 	}
 }
 
-// add watches the layers' parts of n.
+// add watches the layers' parts of n. A removed directory has none: its path
+// leads to what is there in its place.
 func (w *watcher) add(n *Node) {
+	if !w.tree.attached(n) {
+		return
+	}
 	for _, part := range n.dir.stack {
 		if part.layer.recorded {
 			continue // only the tree changes it
@@ -112,7 +116,10 @@ func (w *watcher) add(n *Node) {
 
 func (w *watcher) watchPath(path string) {
 	err := w.events.Add(path)
-	if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, fsnotify.ErrClosed) {
+	switch {
+	case err == nil,
+		errors.Is(err, unix.ENOENT), errors.Is(err, fsnotify.ErrClosed),
+		errors.Is(err, unix.EACCES): // we can't read it either
 		return
 	}
 	w.mu.Lock()
@@ -132,9 +139,6 @@ func (w *watcher) watchPath(path string) {
 
 // remove forgets a directory that nobody refers to.
 func (w *watcher) remove(n *Node) {
-	if !n.dir.loaded {
-		return
-	}
 	for _, part := range n.dir.stack {
 		if part.layer.recorded {
 			continue

@@ -137,12 +137,9 @@ func (d *Device) share() {
 	}
 }
 
-// passOn gives a worker's right to read to another, if there can be one and none
-// waits for requests anyway.
+// passOn gives a worker's right to read to another, if there can be one. Also
+// when one waits for requests already: that may be about to leave them to this.
 func (d *Device) passOn() bool {
-	if d.waiting.Load() {
-		return false
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ended {
