@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,11 +17,15 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/DragonOS-Community/rootfs/export"
+	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // The kernel's overlayfs is the judge: the same random operations over the
 // same layers, side by side, must get the same answers and leave the same
-// trees; ours also after a checkpoint, after kill -9 and after mounting again.
+// trees; ours also after a checkpoint, after kill -9 and after mounting again,
+// while exports begin and end, the kernel forgets and descriptors are few.
 // ROOTFS_JUDGE_SEQUENCES says how many sequences: make judge.
 //
 // Known to differ, and not compared:
@@ -63,6 +68,7 @@ type judgement struct {
 	dir       string // with the project and the kernel's directories in it
 	began     time.Time
 	sequences []*sequence
+	export    *moment // what an export would be reading now, or nil
 }
 
 // sequence is one of a batch.
@@ -159,14 +165,34 @@ func (j *judgement) mountKernel() {
 
 func (j *judgement) mount() { j.command("mount", "-o", "allow_other", "mnt") }
 
+// command runs one of our commands. There is a quarter of its limit of
+// descriptors for files, and another for directories.
 func (j *judgement) command(args ...string) {
-	cmd := exec.Command("rootfs", append([]string{"-C", j.project()}, args...)...)
+	cmd := exec.Command("sh", append([]string{"-c", `ulimit -n 160 && exec rootfs "$@"`, "rootfs", "-C", j.project()}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		j.t.Fatalf("rootfs %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
 
+// toggleExport begins an export, or ends the one that has begun.
+func (j *judgement) toggleExport() (string, error) {
+	if m := j.export; m != nil {
+		j.export = nil
+		return "an export ends", m.close()
+	}
+	p, err := overlay.Find(j.project(), "")
+	if err == nil {
+		j.export, err = openMoment(p, &export.Request{Log: slog.New(slog.DiscardHandler)})
+	}
+	return "an export begins", err
+}
+
 func (j *judgement) letGo() {
+	if j.export != nil {
+		if _, err := j.toggleExport(); err != nil {
+			j.t.Error(err)
+		}
+	}
 	for _, q := range j.sequences {
 		q.ours.close()
 		q.kernel.close()
@@ -196,6 +222,18 @@ func (q *sequence) operate(operations int) {
 		})
 		if err != nil {
 			q.t.Fatal(err)
+		}
+		switch d.n("meanwhile", 80) {
+		case 77, 78, 79:
+			what, err := q.toggleExport()
+			if q.done = append(q.done, what); err != nil {
+				q.fail("%s: %v", what, err)
+			}
+		case 75, 76:
+			q.done = append(q.done, "the kernel forgets")
+			if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
+				q.t.Fatal(err)
+			}
 		}
 		if len(d.paths) == 0 {
 			d.paths = []string{filepath.Join(q.base, judgedNames[0])}
