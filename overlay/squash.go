@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -48,8 +49,12 @@ func (t *Tree) squashOne(drop func(Checkpoint) bool) (*Checkpoint, error) {
 		return nil, nil
 	}
 	at := slices.IndexFunc(t.layers, func(l *Layer) bool { return l.edit && l.id() == all[i].ID })
-	for _, l := range t.layers[at+1:] {
-		if err := forgetOrigins(l.root); err != nil {
+	for _, x := range t.indexes {
+		if x.dir.layer.rank <= at {
+			continue
+		}
+		// A copy may have no other name than the one in the index.
+		if err := cmp.Or(forgetOrigins(x.dir.layer.root), forgetOrigins(x.dir)); err != nil {
 			return nil, err
 		}
 	}

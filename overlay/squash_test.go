@@ -227,3 +227,29 @@ func TestSquashCutShort(t *testing.T) {
 		t.Errorf("left are %v, %v", left, err)
 	}
 }
+
+// Inode numbers that a squash frees belong to nobody, also not to a copy whose
+// only name is in the index.
+func TestSquashForgetsNumbersOfTheIndex(t *testing.T) {
+	p := project(t, "user/sysconfig/z z")
+	tree := open(t, p)
+	n, err := tree.Create(tree.Root(), "a", 0o644, Owner{}, nil)
+	must(t, err)
+	must(t, tree.Link(n, tree.Root(), "b"))
+	must(t, tree.Link(n, tree.Root(), "c"))
+	tree.Release(n, 1)
+	_, err = tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	frozen := inoOf(t, tree, "a")
+	_, err = tree.Write(at(t, tree, "a"), []byte("new"), 0)
+	must(t, err)
+	must(t, tree.Unlink(tree.Root(), "a"))
+	must(t, tree.Close())
+	_, err = p.Squash(func(Checkpoint) bool { return true })
+	must(t, err)
+	tree = open(t, p)
+	if ino := inoOf(t, tree, "b"); ino == frozen || ino != inoOf(t, tree, "c") {
+		t.Errorf("b is %d, c is %d, and %d is free on the host", ino, inoOf(t, tree, "c"), frozen)
+	}
+	expect(t, tree, `b 100644 0:0 "new"`, `c 100644 0:0 "new"`, `z 100644 0:0 "z"`)
+}
