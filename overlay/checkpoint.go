@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,10 @@ type Checkpoint struct {
 	ID   string    `json:"id"` // the layer's name in the stack, "0001"
 	Name string    `json:"name,omitempty"`
 	Time time.Time `json:"time"`
+
+	// Temporary says that it is only there for who reads at its moment, and goes
+	// with the last of them if nothing was edited since.
+	Temporary bool `json:"temporary,omitempty"`
 }
 
 // checkpointFile is in the directory of a frozen layer.
@@ -25,8 +30,8 @@ const checkpointFile = "checkpoint.json"
 
 // Checkpoint freezes the edits as they are and goes on in an empty layer: one
 // step, whatever there is. Where nothing was edited since the last checkpoint,
-// it returns that one. c.ID is ignored. What programs have mapped and not yet
-// synced is not part of it.
+// it returns that one, which is temporary no longer if c isn't. c.ID is ignored.
+// What programs have mapped and not yet synced is not part of it.
 func (t *Tree) Checkpoint(c Checkpoint) (Checkpoint, error) {
 	if t.state == nil {
 		return Checkpoint{}, unix.EROFS
@@ -53,6 +58,13 @@ func (t *Tree) push(c *Checkpoint) (bool, error) {
 	defer t.mu.Unlock()
 	stackDir := filepath.Dir(filepath.Dir(t.edits.Dir))
 	if last, ok, err := t.unchanged(stackDir); err != nil || ok {
+		if err == nil && last.Temporary && !c.Temporary {
+			last = Checkpoint{ID: last.ID, Name: c.Name, Time: c.Time}
+			err = writeCheckpoint(filepath.Join(stackDir, last.ID), &last)
+		}
+		if c.Temporary {
+			t.state.readers[last.ID]++
+		}
 		*c = last
 		return false, err
 	}
@@ -77,6 +89,9 @@ func (t *Tree) push(c *Checkpoint) (bool, error) {
 	if err := top.open(t, len(t.layers)); err != nil {
 		return false, errors.Join(err, os.RemoveAll(filepath.Join(stackDir, next)))
 	}
+	if c.Temporary {
+		t.state.readers[id]++
+	}
 	t.pushEdits(top, "..")
 	t.epoch.Add(1)
 	t.root.dir.stack = append([]*hostDir{t.edits.root}, t.root.dir.stack...)
@@ -100,12 +115,16 @@ func (t *Tree) unchanged(stackDir string) (Checkpoint, bool, error) {
 	if !below.edit {
 		return Checkpoint{}, false, nil
 	}
-	same, err := sameMarks(t.edits.root, below.root)
+	same, err := sameRoots(t.edits.root, below.root)
 	return all[len(all)-1], same, err
 }
 
-// sameMarks tells whether two edits' roots have the same attributes.
-func sameMarks(a, b *hostDir) (bool, error) {
+// sameRoots tells whether two edits' roots have the same time and attributes.
+func sameRoots(a, b *hostDir) (bool, error) {
+	var s, t unix.Stat_t
+	if err := cmp.Or(a.statSelf(&s), b.statSelf(&t)); err != nil || s.Mtim != t.Mtim {
+		return false, err
+	}
 	x, err := a.allXattrs()
 	if err != nil {
 		return false, err
@@ -185,8 +204,9 @@ func readCheckpoints(stackDir string) ([]Checkpoint, error) {
 	return all, nil
 }
 
-// Uncheckpoint takes the newest checkpoint back if nothing was edited since:
-// what an export needed for its moment leaves no trace.
+// Uncheckpoint ends one reading at a temporary checkpoint, and takes that back
+// after the last if it is the newest and nothing was edited since: what an export
+// needed for its moment leaves no trace.
 func (t *Tree) Uncheckpoint(id string) error {
 	if t.state == nil {
 		return unix.EROFS
@@ -195,9 +215,13 @@ func (t *Tree) Uncheckpoint(id string) error {
 	defer t.freeze.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.state.readers[id]--; t.state.readers[id] > 0 {
+		return nil
+	}
+	delete(t.state.readers, id)
 	stackDir := filepath.Dir(filepath.Dir(t.edits.Dir))
 	last, ok, err := t.unchanged(stackDir)
-	if err != nil || !ok || last.ID != id {
+	if err != nil || !ok || last.ID != id || !last.Temporary {
 		return err
 	}
 	top := t.edits
@@ -209,6 +233,9 @@ func (t *Tree) Uncheckpoint(id string) error {
 	if err := os.Rename(filepath.Join(stackDir, top.id()), filepath.Join(gone, top.id())); err != nil {
 		return errors.Join(err, os.Remove(gone))
 	}
+	for _, d := range []*hostDir{t.state.index.dir, t.state.work} {
+		t.dirs.drop(&d.h)
+	}
 	t.layers = t.layers[:top.rank]
 	t.indexes = t.indexes[:len(t.indexes)-1]
 	t.edits = below
@@ -216,6 +243,8 @@ func (t *Tree) Uncheckpoint(id string) error {
 	t.state.index = t.indexes[len(t.indexes)-1]
 	t.state.work = &hostDir{layer: below, parent: below.root, name: "../work"}
 	t.root.dir.stack = t.root.dir.stack[1:]
+	t.dirs.retire(&top.root.h)
+	top.root.close()        // what Layer.open has kept open
 	t.epoch.Add(^uint32(0)) // what was in these edits then, is again
 	t.setInEdits(t.root)
 	err = os.Remove(filepath.Join(stackDir, below.id(), checkpointFile))

@@ -1,6 +1,9 @@
 package overlay
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -80,7 +83,7 @@ func TestUncheckpointLeavesNoTrace(t *testing.T) {
 	edits(t, tree)
 	must(t, tree.Unlink(tree.Root(), "null"))
 	must(t, tree.Rmdir(tree.Root(), "srv")) // a whiteout
-	c, err := tree.Checkpoint(Checkpoint{})
+	c, err := tree.Checkpoint(Checkpoint{Temporary: true})
 	must(t, err)
 	hold(t, tree, tree.Root()) // seen while it was frozen
 	buf := make([]byte, 4)
@@ -118,7 +121,7 @@ func TestWritingAfterUncheckpoint(t *testing.T) {
 	must(t, tree.Close())
 	tree = open(t, p)
 	f := at(t, tree, "f") // nothing has opened it yet
-	c, err := tree.Checkpoint(Checkpoint{})
+	c, err := tree.Checkpoint(Checkpoint{Temporary: true})
 	must(t, err)
 	_, err = tree.Read(f, make([]byte, 3), 0)
 	must(t, err)
@@ -148,7 +151,7 @@ func TestUncheckpointKeepsWhatHasNoNameYet(t *testing.T) {
 	_, err = tree.Read(a, make([]byte, 3), 0)
 	must(t, err)
 	must(t, tree.Unlink(tree.Root(), "a"))
-	c, err := tree.Checkpoint(Checkpoint{})
+	c, err := tree.Checkpoint(Checkpoint{Temporary: true})
 	must(t, err)
 	_, err = tree.Write(a, []byte("six"), 0)
 	must(t, err)
@@ -158,9 +161,180 @@ func TestUncheckpointKeepsWhatHasNoNameYet(t *testing.T) {
 	expect(t, tree, `b 100644 0:0 "Six"`)
 }
 
+// A file or directory that was first seen while it was frozen lives on, like any
+// other, for who has it open when its name goes.
+func TestRemovingAfterUncheckpoint(t *testing.T) {
+	for _, how := range []string{"unlink", "rename over"} {
+		p := project(t, "user/sysconfig/g other")
+		tree := open(t, p)
+		n, err := tree.Create(tree.Root(), "f", 0o644, Owner{}, nil)
+		must(t, err)
+		_, err = tree.Write(n, []byte("text"), 0)
+		must(t, err)
+		_, err = tree.Mkdir(tree.Root(), "d", 0o755, Owner{}, nil)
+		must(t, err)
+		must(t, tree.Close())
+		tree = open(t, p)
+		c, err := tree.Checkpoint(Checkpoint{Temporary: true})
+		must(t, err)
+		f, d := at(t, tree, "f"), at(t, tree, "d")
+		must(t, tree.Uncheckpoint(c.ID))
+		if how == "unlink" {
+			must(t, tree.Unlink(tree.Root(), "f"))
+		} else {
+			must(t, tree.Rename(tree.Root(), "g", tree.Root(), "f", 0))
+		}
+		must(t, tree.Rmdir(tree.Root(), "d"))
+		buf := make([]byte, 8)
+		if k, err := tree.Read(f, buf, 0); string(buf[:k]) != "text" {
+			t.Errorf("%s: its content is %q (%v)", how, buf[:k], err)
+		}
+		_, err = tree.Write(f, []byte("T"), 0)
+		must(t, err)
+		var e Entry
+		must(t, tree.Stat(f, &e))
+		must(t, tree.Stat(d, &e))
+	}
+}
+
+// What two read at a time stays for the second of them.
+func TestCheckpointOfTwoReaders(t *testing.T) {
+	p := project(t, "user/sysconfig/f one")
+	tree := open(t, p)
+	_, err := tree.Write(at(t, tree, "f"), []byte("two"), 0)
+	must(t, err)
+	a, err := tree.Checkpoint(Checkpoint{Temporary: true})
+	must(t, err)
+	b, err := tree.Checkpoint(Checkpoint{Temporary: true})
+	must(t, err)
+	second := openAt(t, p, b.ID)
+	must(t, tree.Uncheckpoint(a.ID))
+	_, err = tree.Write(at(t, tree, "f"), []byte("six"), 0)
+	must(t, err)
+	expect(t, second, `f 100644 0:0 "two"`)
+	must(t, tree.Uncheckpoint(b.ID))
+	expect(t, tree, `f 100644 0:0 "six"`)
+}
+
+// A checkpoint that somebody made while an export read stays when it ends.
+func TestUncheckpointKeepsWhatBecamePermanent(t *testing.T) {
+	p := project(t, "user/sysconfig/f one")
+	tree := open(t, p)
+	_, err := tree.Write(at(t, tree, "f"), []byte("two"), 0)
+	must(t, err)
+	a, err := tree.Checkpoint(Checkpoint{Temporary: true})
+	must(t, err)
+	b, err := tree.Checkpoint(Checkpoint{Name: "release"})
+	must(t, err)
+	must(t, tree.Uncheckpoint(a.ID))
+	all, err := p.Checkpoints()
+	must(t, err)
+	if len(all) != 1 || all[0].ID != b.ID || all[0].Name != "release" || all[0].Temporary {
+		t.Errorf("checkpoints %v, want %v", all, b)
+	}
+}
+
+func TestUncheckpointKeepsTheRootsTime(t *testing.T) {
+	tree := open(t, project(t, "user/sysconfig/f one"))
+	_, err := tree.Write(at(t, tree, "f"), []byte("two"), 0)
+	must(t, err)
+	c, err := tree.Checkpoint(Checkpoint{Temporary: true})
+	must(t, err)
+	must(t, tree.SetAttr(tree.Root(), &Change{Mtime: &SetTime{Time: Time{Sec: 1000}}}))
+	must(t, tree.Uncheckpoint(c.ID))
+	var e Entry
+	must(t, tree.Stat(tree.Root(), &e))
+	if e.Mtime.Sec != 1000 {
+		t.Errorf("the root's time is %d", e.Mtime.Sec)
+	}
+}
+
+func TestManyCheckpoints(t *testing.T) {
+	p := project(t, "user/sysconfig/f one")
+	tree := open(t, p)
+	_, err := tree.Write(at(t, tree, "f"), []byte("two"), 0)
+	must(t, err)
+	must(t, tree.Close())
+	in(t, p, `mv .rootfs/edits/0001 .rootfs/edits/9999`)
+	tree = open(t, p)
+	c, err := tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	_, err = tree.Write(at(t, tree, "f"), []byte("six"), 0)
+	must(t, err)
+	must(t, tree.Close())
+	expect(t, open(t, p), `f 100644 0:0 "six"`)
+	expect(t, openAt(t, p, c.ID), `f 100644 0:0 "two"`)
+}
+
+// removedButOpen counts this process's descriptors of files without a name.
+func removedButOpen(t *testing.T) (n int) {
+	t.Helper()
+	links, err := filepath.Glob("/proc/self/fd/*")
+	must(t, err)
+	for _, link := range links {
+		if name, err := os.Readlink(link); err == nil && strings.HasSuffix(name, " (deleted)") {
+			n++
+		}
+	}
+	return n
+}
+
+func TestCheckpointsAndRestoresKeepNothingOpen(t *testing.T) {
+	p := project(t, "user/sysconfig/f one")
+	tree := open(t, p)
+	before := removedButOpen(t)
+	plain, err := Open(p, Options{ReadOnly: true, WithoutEdits: true})
+	must(t, err)
+	defer plain.Close() //nolint:errcheck // only read
+	for i := range 10 {
+		f := at(t, tree, "f")
+		_, err := tree.Write(f, []byte{byte('a' + i)}, 0)
+		must(t, err)
+		tree.Release(f, 1)
+		c, err := tree.Checkpoint(Checkpoint{Temporary: true})
+		must(t, err)
+		must(t, tree.Uncheckpoint(c.ID))
+		must(t, tree.Restore(plain, "f"))
+	}
+	if n := removedButOpen(t) - before; n > 0 {
+		t.Errorf("%d removed files stay open", n)
+	}
+}
+
+// What a restore copies after a checkpoint isn't in that.
+func TestRestoreDuringACheckpoint(t *testing.T) {
+	p := project(t, "user/sysconfig/f one")
+	tree := open(t, p)
+	from := openAt(t, p, "")
+	r := &restoring{from: from, to: tree}
+	made, err := tree.Create(tree.Root(), "new", 0o644, Owner{}, nil)
+	must(t, err)
+	c, err := tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	must(t, r.content(at(t, from, "f"), made))
+	expect(t, openAt(t, p, c.ID), `f 100644 0:0 "one"`, `new 100644 0:0 ""`)
+	expect(t, tree, `f 100644 0:0 "one"`, `new 100644 0:0 "one"`)
+}
+
+func TestRestoreOfNothingMakesNothing(t *testing.T) {
+	p := project(t, "user/sysconfig/d/f one")
+	tree := open(t, p)
+	must(t, tree.Unlink(at(t, tree, "d"), "f"))
+	must(t, tree.Rmdir(tree.Root(), "d"))
+	plain, err := Open(p, Options{ReadOnly: true, WithoutEdits: true})
+	must(t, err)
+	defer plain.Close() //nolint:errcheck // only read
+	if err := tree.Restore(plain, "d/none"); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("restore of nothing: %v", err)
+	}
+	if got := dump(t, tree); got != "" {
+		t.Errorf("restore of nothing makes %s", got)
+	}
+}
+
 func TestUncheckpointKeepsWhatWasEditedSince(t *testing.T) {
 	tree := open(t, project(t, "user/sysconfig/f one"))
-	c, err := tree.Checkpoint(Checkpoint{})
+	c, err := tree.Checkpoint(Checkpoint{Temporary: true})
 	must(t, err)
 	_, err = tree.Write(at(t, tree, "f"), []byte("two"), 0)
 	must(t, err)
@@ -237,7 +411,7 @@ func TestRestore(t *testing.T) {
 	if got := sorted(dump(t, tree)); got != layers {
 		t.Errorf("restored from the layers\n%s\nwant\n%s", got, layers)
 	}
-	if err := tree.Restore(plain, "no/such"); err != nil {
+	if err := tree.Restore(plain, "no/such"); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("in neither: %v", err)
 	}
 }

@@ -178,8 +178,7 @@ func (t *Tree) copyUpTo(n *Node, size int64) (bool, error) {
 		return false, nil
 	}
 	t.mu.Lock()
-	if n.part != nil && n.part.layer == t.edits { // after a checkpoint that was taken back
-		t.reopen(n)
+	if t.thaw(n) {
 		t.mu.Unlock()
 		return false, nil
 	}
@@ -231,13 +230,18 @@ func (t *Tree) endCopy(n *Node) {
 	t.copied.Broadcast()
 }
 
-// reopen makes n part of the edits where it is: they were frozen, and aren't
-// any more. What it has open was opened to read.
-func (t *Tree) reopen(n *Node) {
+// thaw makes the file n part of the edits where it is, if it is one that was
+// first seen while they were frozen, by a checkpoint that was taken back, and
+// returns whether it was. t.mu is held exclusively.
+func (t *Tree) thaw(n *Node) bool {
+	if n.part == nil || n.part.layer != t.edits || t.inEdits(n) {
+		return false
+	}
 	t.setInEdits(n)
-	if h := n.fh.Swap(nil); h != nil {
+	if h := n.fh.Swap(nil); h != nil { // it may be open to read only
 		t.files.retire(h)
 	}
+	return true
 }
 
 // prepareCopy makes the place that a copy of n goes to and says what it gets.
@@ -381,10 +385,18 @@ func copyFile(dst, src int, size int64) error {
 		}
 		size = st.Size
 	}
-	for off := int64(0); off < size; {
+	if err := copyData(dst, src, 0, size); err != nil {
+		return err
+	}
+	return unix.Ftruncate(dst, size)
+}
+
+// copyData copies what is between the holes of src from off up to end.
+func copyData(dst, src int, off, end int64) error {
+	for off < end {
 		data, err := unix.Seek(src, off, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) || err == nil && data >= size {
-			break
+		if errors.Is(err, unix.ENXIO) || err == nil && data >= end {
+			return nil
 		}
 		if err != nil {
 			return err
@@ -393,12 +405,12 @@ func copyFile(dst, src int, size int64) error {
 		if err != nil {
 			return err
 		}
-		off = min(hole, size)
+		off = min(hole, end)
 		if err := copyRange(dst, src, data, off-data); err != nil {
 			return err
 		}
 	}
-	return unix.Ftruncate(dst, size)
+	return nil
 }
 
 // copyRange copies length bytes at off, to the same place.

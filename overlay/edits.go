@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -35,6 +36,8 @@ type state struct {
 	work  *hostDir
 	index *index
 	temp  atomic.Uint64
+
+	readers map[string]int // at temporary checkpoints, by ID; under Tree.mu
 }
 
 // openEdits adds the edits to the layers, up to a checkpoint if one is named.
@@ -59,7 +62,7 @@ func (t *Tree) openEdits(writable bool, upTo string) error {
 		return err
 	}
 	for _, n := range stack {
-		if upTo != "" && n > upTo {
+		if upTo != "" && compareIDs(n, upTo) > 0 {
 			break
 		}
 		t.pushEdits(editsLayer(filepath.Join(dir, n, "root")), "..")
@@ -136,7 +139,7 @@ func (t *Tree) lockState() error {
 	if err != nil {
 		return err
 	}
-	t.state = &state{lock: lock}
+	t.state = &state{lock: lock, readers: make(map[string]int)}
 	unix.Umask(0)
 	return nil
 }
@@ -191,14 +194,18 @@ func checkFormat(file string) error {
 	return nil
 }
 
+// compareIDs orders the names of edits layers by age: after 9999 comes 10000.
+func compareIDs(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) }
+
 // editsStack lists the numbered directories, oldest first.
 func editsStack(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
+	slices.SortFunc(entries, func(a, b os.DirEntry) int { return compareIDs(a.Name(), b.Name()) })
 	var stack []string
-	for _, e := range entries { // sorted by name, and the names are of one length
+	for _, e := range entries {
 		if _, err := strconv.ParseUint(e.Name(), 10, 32); err != nil || !e.IsDir() {
 			continue
 		}

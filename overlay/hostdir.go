@@ -112,6 +112,16 @@ func (d *hostDir) stat(name string, st *unix.Stat_t) (ok bool, err error) {
 	return true, nil
 }
 
+// statSelf reads the attributes of the directory itself.
+func (d *hostDir) statSelf(st *unix.Stat_t) error {
+	fd, err := d.open()
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	return unix.Fstatat(fd, "", st, unix.AT_EMPTY_PATH)
+}
+
 // ignoreMissing makes nothing of the errors that say that a name isn't there.
 func ignoreMissing(err error) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {

@@ -104,6 +104,7 @@ func (t *Tree) lastName(n *Node) (bool, error) {
 // keepContent holds on to a file in the edits that loses a name, while somebody
 // may have it open or it has other names, by which it isn't found yet.
 func (t *Tree) keepContent(n *Node) error {
+	t.thaw(n)
 	if !t.inEdits(n) || n.refs.Load() <= 1 && !n.is(linked) {
 		return nil
 	}
@@ -219,7 +220,7 @@ func (t *Tree) emptyDir(n *Node) error {
 
 // keepDir holds the host directory of n open, for who stands in it.
 func (t *Tree) keepDir(n *Node) error {
-	if !t.inEdits(n) || n.refs.Load() <= 1 {
+	if n.upper().layer != t.edits || n.refs.Load() <= 1 {
 		return nil
 	}
 	up := n.upper()

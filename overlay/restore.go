@@ -11,6 +11,7 @@ import (
 type restoring struct {
 	from, to *Tree
 	links    map[uint64]*Node // copies of files with several names, by inode
+	held     []*Node          // of to; released in the end
 }
 
 // Restore makes path, relative to the root, what it is in from: its type,
@@ -22,6 +23,10 @@ func (t *Tree) Restore(from *Tree, path string) error {
 		return errors.New("the root itself can't be restored: name what is in it")
 	}
 	r := &restoring{from: from, to: t, links: make(map[uint64]*Node)}
+	defer r.release()
+	if err := r.present(names); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
 	src, dst := from.root, t.root
 	for _, name := range names[:len(names)-1] {
 		var err error
@@ -29,16 +34,32 @@ func (t *Tree) Restore(from *Tree, path string) error {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	if dst != nil {
-		if err := r.replace(src, dst, names[len(names)-1]); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
+	if err := r.replace(src, dst, names[len(names)-1]); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }
 
-// lookupIn is Lookup that gives nil for what isn't there.
-func lookupIn(t *Tree, dir *Node, name string) (*Node, error) {
+// present returns ENOENT for a path that neither tree has.
+func (r *restoring) present(names []string) error {
+	src, dst := r.from.root, r.to.root
+	for _, name := range names {
+		var err error
+		if src, err = r.look(r.from, src, name); err != nil {
+			return err
+		}
+		if dst, err = r.look(r.to, dst, name); err != nil {
+			return err
+		}
+	}
+	if src == nil && dst == nil {
+		return unix.ENOENT
+	}
+	return nil
+}
+
+// look is Lookup that gives nil for what isn't there.
+func (r *restoring) look(t *Tree, dir *Node, name string) (*Node, error) {
 	if dir == nil || dir.dir == nil {
 		return nil, nil
 	}
@@ -46,30 +67,45 @@ func lookupIn(t *Tree, dir *Node, name string) (*Node, error) {
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
+	if err == nil && t == r.to {
+		r.held = append(r.held, n)
+	}
 	return n, err
 }
 
+// release gives back what was looked up and made. The other tree is only read,
+// and closed soon.
+func (r *restoring) release() {
+	for _, n := range r.held {
+		r.to.Release(n, 1)
+	}
+}
+
 // descend goes one directory down in both trees, and makes it where it is
-// missing; dst is nil when neither tree has it.
+// missing.
 func (r *restoring) descend(src, dst *Node, name string) (*Node, *Node, error) {
-	below, err := lookupIn(r.from, src, name)
+	below, err := r.look(r.from, src, name)
 	if err != nil {
 		return nil, nil, err
 	}
-	there, err := lookupIn(r.to, dst, name)
+	there, err := r.look(r.to, dst, name)
 	if err != nil {
 		return nil, nil, err
 	}
-	if there == nil && below != nil && below.dir != nil {
+	if there == nil {
+		if below == nil || below.dir == nil {
+			return nil, nil, unix.ENOENT
+		}
 		if there, err = r.to.Mkdir(dst, name, 0o755, Owner{}, nil); err != nil {
 			return nil, nil, err
 		}
+		r.held = append(r.held, there)
 		if err := r.attributes(below, there); err != nil {
 			return nil, nil, err
 		}
 		r.to.announce(dst, name)
 	}
-	if there != nil && there.dir == nil {
+	if there.dir == nil {
 		return nil, nil, fmt.Errorf("%s: %w", there.path(), unix.ENOTDIR)
 	}
 	return below, there, nil
@@ -77,22 +113,22 @@ func (r *restoring) descend(src, dst *Node, name string) (*Node, *Node, error) {
 
 // replace makes name in dst what it is in src.
 func (r *restoring) replace(src, dst *Node, name string) error {
-	n, err := lookupIn(r.from, src, name)
+	n, err := r.look(r.from, src, name)
 	if err != nil {
 		return err
 	}
-	old, err := lookupIn(r.to, dst, name)
+	old, err := r.look(r.to, dst, name)
 	if err != nil {
 		return err
 	}
 	defer r.to.announce(dst, name)
 	if n == nil {
-		if old == nil {
-			return unix.ENOENT
-		}
 		return r.to.removeAll(dst, name)
 	}
-	temp := ".rootfs-restore-" + r.to.state.tempName()
+	temp, err := r.tempName(dst)
+	if err != nil {
+		return err
+	}
 	if err := r.copy(n, dst, temp); err != nil {
 		return errors.Join(err, ignoreMissing(r.to.removeAll(dst, temp)))
 	}
@@ -106,7 +142,19 @@ func (r *restoring) replace(src, dst *Node, name string) error {
 	if err := r.to.Rename(dst, temp, dst, name, unix.RENAME_EXCHANGE); err != nil {
 		return errors.Join(err, r.to.removeAll(dst, temp))
 	}
+	r.to.announce(dst, name) // before what the kernel knows by that name goes
 	return r.to.removeAll(dst, temp)
+}
+
+// tempName returns a name that nothing in dir has, also no restore that a crash
+// has ended.
+func (r *restoring) tempName(dir *Node) (string, error) {
+	for {
+		name := ".rootfs-restore-" + r.to.state.tempName()
+		if n, err := r.look(r.to, dir, name); n == nil {
+			return name, err
+		}
+	}
 }
 
 // copy makes name in dir a copy of n.
@@ -136,7 +184,8 @@ func (r *restoring) copy(n, dir *Node, name string) error {
 		return err
 	}
 	if n.dir == nil && e.Nlink > 1 {
-		r.links[n.ino] = made // keeps its reference: the copy ends with the call
+		r.links[n.ino] = made
+		r.held = append(r.held, made)
 	} else {
 		defer r.to.Release(made, 1)
 	}
@@ -157,12 +206,29 @@ func (r *restoring) content(n, made *Node) error {
 		return err
 	}
 	defer r.from.files.put(srcH)
-	dst, dstH, err := r.to.file(made)
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(src, &st); err != nil {
 		return err
 	}
-	defer r.to.files.put(dstH)
-	return copyFile(dst, src, -1)
+	cloned := false
+	err = r.write(made, func(dst int) error {
+		cloned = unix.IoctlFileClone(dst, src) == nil
+		return unix.Ftruncate(dst, st.Size)
+	})
+	for off := int64(0); err == nil && !cloned && off < st.Size; off += restorePiece {
+		err = r.write(made, func(dst int) error { return copyData(dst, src, off, min(off+restorePiece, st.Size)) })
+	}
+	return err
+}
+
+// restorePiece is how many bytes are copied while a checkpoint has to wait.
+const restorePiece = 64 << 20
+
+// write has do write to n, which a checkpoint may have frozen since the last time.
+func (r *restoring) write(n *Node, do func(fd int) error) error {
+	r.to.freeze.RLock()
+	defer r.to.freeze.RUnlock()
+	return r.to.change(n, do)
 }
 
 func (r *restoring) children(n, made *Node) error {

@@ -64,7 +64,11 @@ func logCommand(std streams) *cli.Command {
 				if c.Bool("json") {
 					err = enc.Encode(cp)
 				} else {
-					line := cp.ID + "  " + cp.Time.Local().Format(time.DateTime) + "  " + quoted(cp.Name)
+					name := quoted(cp.Name)
+					if cp.Temporary {
+						name = "(of an export)"
+					}
+					line := cp.ID + "  " + cp.Time.Local().Format(time.DateTime) + "  " + name
 					_, err = fmt.Fprintln(std.out, strings.TrimRight(line, " "))
 				}
 				if err != nil {

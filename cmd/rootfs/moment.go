@@ -23,8 +23,7 @@ type moment struct {
 	mount   *mountState // nil if it isn't mounted
 	tree    *overlay.Tree
 
-	frozen overlay.Checkpoint
-	ours   bool // frozen was made for this moment
+	frozen overlay.Checkpoint // by the daemon; without an ID if it isn't mounted
 }
 
 // atOneMoment does what the verbs have in common that read all of a project:
@@ -46,13 +45,13 @@ func atOneMoment(c *cli.Context, std streams, r *export.Request, do func(context
 		}
 	}
 	paceCollector()
+	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
+	defer stop()
 	m, err := openMoment(project, r)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.close()) }()
-	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
-	defer stop()
 	progress := newMeter(c, std.err)
 	defer progress.End()
 	r.Progress = progress
@@ -99,22 +98,21 @@ func (m *moment) freeze(r *export.Request) (string, error) {
 		return "", err
 	}
 	writers := writersBeneath(m.mount.Mountpoint)
-	wanted := overlay.Checkpoint{Name: "export", Time: time.Now().UTC().Truncate(time.Second)}
+	wanted := overlay.Checkpoint{Time: time.Now().UTC().Truncate(time.Second), Temporary: true}
 	reply, err := askDaemon(m.project, &controlRequest{Op: "checkpoint", Checkpoint: wanted})
 	if err != nil {
 		return "", err
 	}
 	m.frozen = reply.Checkpoint
-	m.ours = reply.Checkpoint.Name == wanted.Name // or else it is somebody's, since which nothing was edited
 	if err := beingWritten(writers, r); err != nil {
 		return "", errors.Join(err, m.thaw())
 	}
 	return m.frozen.ID, nil
 }
 
-// thaw takes the checkpoint back.
+// thaw gives the checkpoint back.
 func (m *moment) thaw() error {
-	if !m.ours {
+	if m.frozen.ID == "" {
 		return nil
 	}
 	_, err := askDaemon(m.project, &controlRequest{Op: "uncheckpoint", Checkpoint: m.frozen})
