@@ -135,3 +135,20 @@ func TestSetGIDIsInherited(t *testing.T) {
 		}
 	}
 }
+
+// What the host hands down in the project's directory isn't the tree's.
+func TestNothingIsInheritedFromTheHost(t *testing.T) {
+	p := project(t, "user/sysconfig/d/")
+	must(t, unix.Chmod(p.Root, 0o2755))
+	if err := unix.Setxattr(p.Root, xattrACLDefault, acl(t, "u::rwx,g::r-x,o::---"), 0); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Fatal(err)
+	}
+	tree := open(t, p)
+	must(t, tree.Rmdir(tree.Root(), "d"))
+	_, err := tree.Mkdir(tree.Root(), "d", 0o755, Owner{}, nil)
+	must(t, err)
+	_, err = tree.Create(tree.Root(), "f", 0o644, Owner{}, nil)
+	must(t, err)
+	must(t, tree.Close())
+	expect(t, open(t, p), `d 40755 0:0`, `f 100644 0:0 ""`)
+}

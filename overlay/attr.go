@@ -228,6 +228,8 @@ func (d *directory) after(cookie uint64) int {
 
 // Statfs describes the host filesystem that takes the edits.
 func (t *Tree) Statfs(st *unix.Statfs_t) error {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
 	l := t.edits
 	if l == nil {
 		l = t.layers[len(t.layers)-1]

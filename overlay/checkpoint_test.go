@@ -415,3 +415,17 @@ func TestRestore(t *testing.T) {
 		t.Errorf("in neither: %v", err)
 	}
 }
+
+// A [[file]] of the manifest is about the layers, whatever a checkpoint has.
+func TestManifestAndCheckpoints(t *testing.T) {
+	p := project(t, "user/sysconfig/d/f text", "user/sysconfig/d/g text",
+		"rootfs.toml [[file]]|path = \"/d/f\"|mode = \"0600\"|[[file]]|path = \"/d/g\"|mode = \"0600\"")
+	tree := open(t, p)
+	must(t, tree.Unlink(at(t, tree, "d"), "g"))
+	must(t, tree.Rename(tree.Root(), "d", tree.Root(), "x", 0))
+	_, err := tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	must(t, tree.Rename(tree.Root(), "x", tree.Root(), "y", 0))
+	must(t, tree.Close())
+	expect(t, open(t, p), `y 40755 0:0`, `y/f 100600 0:0 "text"`)
+}

@@ -359,6 +359,9 @@ func (t *Tree) rehome(n *Node, at place, st *unix.Stat_t, fd int) {
 		n.unset(linked)
 	}
 	t.put(n, at)
+	if at.dir != nil {
+		n.unset(orphan)
+	}
 	n.hostIno = st.Ino
 	t.setInEdits(n)
 	if at.dir != nil && st.Nlink > 1 {

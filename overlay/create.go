@@ -163,7 +163,13 @@ func (t *Tree) makeHost(dir *Node, name string, m meta, target string, lists []X
 	if m.implied() && lists == nil && !dir.dir.whitedOut(name) {
 		fd, err := makeEntry(up, name, m)
 		if err == nil {
-			if err = unix.Fstat(fd, st); err != nil {
+			err = unix.Fstat(fd, st)
+			if err == nil && st.Mode&0o7777 != m.hostPerm() { // by a set-gid bit or a default list of the project's directory
+				if err = unix.Fchmod(fd, m.hostPerm()); err == nil {
+					err = unix.Fstat(fd, st)
+				}
+			}
+			if err != nil {
 				err = errors.Join(err, unix.Close(fd), remove(up, name, isDir))
 			}
 		}
@@ -212,7 +218,11 @@ func recordNew(fd int, m meta, lists []Xattr) error {
 			return err
 		}
 	}
-	return recordFd(fd, m, m.hostPerm())
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	return recordFd(fd, m, st.Mode)
 }
 
 // makeEntry makes a file or directory and returns it open.

@@ -125,3 +125,55 @@ func TestOrphanIsFoundByAnotherName(t *testing.T) {
 		must(t, <-done)
 	}
 }
+
+// A file that is known by one name stays itself when another of its names is
+// moved into a directory that is forgotten, and something else comes there.
+func TestRenamedNameOfAForgottenDirectory(t *testing.T) {
+	tree := open(t, project(t, "user/sysconfig/d1/", "user/sysconfig/d2/", "user/sysconfig/d3/"))
+	d1, d2, d3 := at(t, tree, "d1"), at(t, tree, "d2"), at(t, tree, "d3")
+	n, err := tree.Create(d1, "a", 0o644, Owner{}, nil)
+	must(t, err)
+	_, err = tree.Write(n, []byte("mine"), 0)
+	must(t, err)
+	must(t, tree.Link(n, d2, "b"))
+	must(t, tree.Rename(d2, "b", d3, "c", 0))
+	tree.Release(d3, 1)
+	must(t, tree.Rename(tree.Root(), "d3", tree.Root(), "d4", 0))
+	d3, err = tree.Mkdir(tree.Root(), "d3", 0o755, Owner{}, nil)
+	must(t, err)
+	other, err := tree.Create(d3, "c", 0o600, Owner{}, nil)
+	must(t, err)
+	_, err = tree.Write(other, []byte("other"), 0)
+	must(t, err)
+	tree.files.drop(n.fh.Load()) // as eviction does
+	_, err = tree.Write(n, []byte("MINE"), 0)
+	must(t, err)
+	expect(t, tree, `d1 40755 0:0`, `d1/a 100644 0:0 "MINE"`, `d2 40755 0:0`,
+		`d4 40755 0:0`, `d4/c 100644 0:0 "MINE"`, `d3 40755 0:0`, `d3/c 100600 0:0 "other"`)
+
+	d4 := at(t, tree, "d4")
+	must(t, tree.Unlink(d4, "c"))
+	var e Entry
+	if _, err := tree.Lookup(d1, "a", &e); err != nil || e.Nlink != 1 {
+		t.Errorf("the other name: %d names, %v", e.Nlink, err)
+	}
+}
+
+// A copy that only the index has, of a file with several names in a layer, stays
+// the same file when the layers are read again.
+func TestCopyInTheIndexOutlivesNewLayers(t *testing.T) {
+	p := project(t, "user/sysconfig/etc/a text")
+	in(t, p, `ln user/sysconfig/etc/a user/sysconfig/etc/b`)
+	tree := open(t, p)
+	_, err := tree.Write(at(t, tree, "etc/a"), []byte("TEXT"), 0)
+	must(t, err)
+	must(t, tree.Close())
+	tree = open(t, p)
+	b := at(t, tree, "etc/b")
+	must(t, tree.relayer(new(news)))
+	_, err = tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	_, err = tree.Write(b, []byte("more"), 0)
+	must(t, err)
+	expect(t, tree, `etc 40755 0:0`, `etc/a 100644 0:0 "more"`, `etc/b 100644 0:0 "more"`)
+}

@@ -246,8 +246,11 @@ func (r *renaming) move() error {
 	return nil
 }
 
-// renamed moves the node, and its host directory, to the new name.
+// renamed moves the node, and its host directory, to the new name. A file that is
+// known by another of its names stays there: it holds no reference to this one's
+// directory.
 func (t *Tree) renamed(n, oldDir *Node, oldName string, newDir *Node, newName string) {
+	there := n.part == nil || n.part == oldDir.upper() && n.hostName() == oldName
 	if n.parent == oldDir && n.name == oldName {
 		t.call(n, newDir, newName)
 		newDir.refs.Add(1)
@@ -257,7 +260,9 @@ func (t *Tree) renamed(n, oldDir *Node, oldName string, newDir *Node, newName st
 		n.upper().parent, n.upper().name = newDir.upper(), newName
 		return
 	}
-	t.put(n, place{newDir.upper(), newName})
+	if there {
+		t.put(n, place{newDir.upper(), newName})
+	}
 }
 
 // clearDst makes room for a directory: an empty one in the edits may hold

@@ -116,6 +116,17 @@ func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
 		t.override(n, dir.dir.wordOn(n, f.name))
 		return true, t.renew(n, found.dirs, nil, out)
 	}
+	if n.part != nil && n.part.layer.edit && !f.layer.edit {
+		// The layer's file may have its copy in the index alone.
+		var a attrs
+		m, err := t.makeNode(dir.dir, f.name, f.layer, &a)
+		if err != nil {
+			return false, ignoreMissing(err)
+		}
+		same := m.part.layer == n.part.layer && m.hostIno == n.hostIno
+		t.put(m, place{})
+		return same, nil
+	}
 	if n.part == nil || n.part.layer != f.layer {
 		return false, nil
 	}

@@ -194,12 +194,13 @@ func (t *Tree) layersHave(path string) (bool, error) {
 	return f.dir != nil, err
 }
 
-// lowerRoot is the root directory's stack without the edits.
+// lowerRoot is the root directory's stack without the edits and their checkpoints.
 func (t *Tree) lowerRoot() []*hostDir {
-	if t.edits == nil {
-		return t.stackBelow(len(t.layers))
+	rank := 0
+	for rank < len(t.layers) && !t.layers[rank].edit {
+		rank++
 	}
-	return t.stackBelow(t.edits.rank)
+	return t.stackBelow(rank)
 }
 
 // Close gives everything back. No method may be called afterwards.
