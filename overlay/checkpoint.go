@@ -56,7 +56,7 @@ func (t *Tree) push(c *Checkpoint) (bool, error) {
 	defer t.freeze.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	stackDir := filepath.Dir(filepath.Dir(t.edits.Dir))
+	stackDir := t.stackDir()
 	if last, ok, err := t.unchanged(stackDir); err != nil || ok {
 		if err == nil && last.Temporary && !c.Temporary {
 			last = Checkpoint{ID: last.ID, Name: c.Name, Time: c.Time}
@@ -68,26 +68,31 @@ func (t *Tree) push(c *Checkpoint) (bool, error) {
 		*c = last
 		return false, err
 	}
-	id := t.edits.id()
+	return true, t.pushNew(c)
+}
+
+// pushNew is push whatever there is to freeze. Its locks are held.
+func (t *Tree) pushNew(c *Checkpoint) error {
+	stackDir, id := t.stackDir(), t.edits.id()
 	number, err := strconv.Atoi(id)
 	if err != nil {
-		return false, err
+		return err
 	}
 	snap, err := t.snapshot(t.root)
 	if err != nil {
-		return false, err
+		return err
 	}
 	c.ID = id
 	if err := writeCheckpoint(filepath.Join(stackDir, id), c); err != nil {
-		return false, err
+		return err
 	}
 	next := fmt.Sprintf("%0*d", len(firstEdits), number+1)
 	if err := newEdits(stackDir, next, snap); err != nil {
-		return false, err
+		return err
 	}
 	top := editsLayer(filepath.Join(stackDir, next, "root"))
 	if err := top.open(t, len(t.layers)); err != nil {
-		return false, errors.Join(err, os.RemoveAll(filepath.Join(stackDir, next)))
+		return errors.Join(err, os.RemoveAll(filepath.Join(stackDir, next)))
 	}
 	if c.Temporary {
 		t.state.readers[id]++
@@ -96,7 +101,7 @@ func (t *Tree) push(c *Checkpoint) (bool, error) {
 	t.epoch.Add(1)
 	t.root.dir.stack = append([]*hostDir{t.edits.root}, t.root.dir.stack...)
 	t.setInEdits(t.root)
-	return true, nil
+	return nil
 }
 
 // unchanged returns the last checkpoint when the edits on top of it are empty.
@@ -219,7 +224,7 @@ func (t *Tree) Uncheckpoint(id string) error {
 		return nil
 	}
 	delete(t.state.readers, id)
-	stackDir := filepath.Dir(filepath.Dir(t.edits.Dir))
+	stackDir := t.stackDir()
 	last, ok, err := t.unchanged(stackDir)
 	if err != nil || !ok || last.ID != id || !last.Temporary {
 		return err

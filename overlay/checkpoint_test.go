@@ -429,3 +429,41 @@ func TestManifestAndCheckpoints(t *testing.T) {
 	must(t, tree.Close())
 	expect(t, open(t, p), `y 40755 0:0`, `y/f 100600 0:0 "text"`)
 }
+
+// What an export reads without a daemon stays as it is, whoever edits or collects.
+func TestSteadyTree(t *testing.T) {
+	p := project(t, "user/sysconfig/f one", "user/sysconfig/g g")
+	tree := open(t, p)
+	_, err := tree.Write(at(t, tree, "f"), []byte("two"), 0)
+	must(t, err)
+	must(t, tree.Unlink(tree.Root(), "g"))
+	_, err = tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	must(t, tree.Close())
+	steady, err := Open(p, Options{ReadOnly: true, Steady: true})
+	must(t, err)
+	all := func(Checkpoint) bool { return true }
+	if dropped, err := p.Squash(all); err == nil || len(dropped) != 0 {
+		t.Errorf("dropped %v (%v) while it is read", dropped, err)
+	}
+	tree = open(t, p)
+	_, err = tree.Write(at(t, tree, "f"), []byte("six"), 0)
+	must(t, err)
+	_, err = tree.Create(tree.Root(), "new", 0o644, Owner{}, nil)
+	must(t, err)
+	expect(t, steady, `f 100644 0:0 "two"`)
+	must(t, steady.Close())
+	if edited, err := p.BeingEdited(); err != nil || !edited {
+		t.Errorf("edited: %v, %v", edited, err)
+	}
+	must(t, tree.Close())
+	if edited, err := p.BeingEdited(); err != nil || edited {
+		t.Errorf("edited: %v, %v", edited, err)
+	}
+	dropped, err := p.Squash(all)
+	must(t, err)
+	if len(dropped) != 2 {
+		t.Errorf("dropped %v", dropped)
+	}
+	expect(t, open(t, p), `f 100644 0:0 "six"`, `new 100644 0:0 ""`)
+}

@@ -38,10 +38,14 @@ type state struct {
 	temp  atomic.Uint64
 
 	readers map[string]int // at temporary checkpoints, by ID; under Tree.mu
+
+	beingRead bool     // another process had a steady tree open at the beginning
+	alone     *os.File // keeps others from opening one; nil mostly
 }
 
 // openEdits adds the edits to the layers, up to a checkpoint if one is named.
-func (t *Tree) openEdits(writable bool, upTo string) error {
+func (t *Tree) openEdits(o *Options) error {
+	writable, upTo := !o.ReadOnly, o.Checkpoint
 	if d := t.project.directories; d != nil {
 		return t.openUpper(d, writable)
 	}
@@ -55,6 +59,9 @@ func (t *Tree) openEdits(writable bool, upTo string) error {
 		if errors.Is(err, os.ErrNotExist) && !writable {
 			return nil
 		}
+		return err
+	}
+	if err := t.lockReading(dir, o); err != nil {
 		return err
 	}
 	stack, err := editsStack(dir)
@@ -296,7 +303,12 @@ func ended(pid int) bool {
 	return strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X")
 }
 
-func (s *state) close() error { return s.lock.Close() }
+func (s *state) close() error {
+	if s.alone != nil {
+		_ = s.alone.Close()
+	}
+	return s.lock.Close()
+}
 
 // tempName returns a name that is free in the work directory.
 func (s *state) tempName() string { return strconv.FormatUint(s.temp.Add(1), 36) }

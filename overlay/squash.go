@@ -26,7 +26,7 @@ const replacesFile = "replaces"
 // has dropped. The project must not be mounted.
 func (p *Project) Squash(drop func(Checkpoint) bool) (dropped []Checkpoint, err error) {
 	for {
-		t, err := Open(p, Options{})
+		t, err := Open(p, Options{alone: true})
 		if err != nil {
 			return dropped, err
 		}

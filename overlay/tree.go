@@ -52,6 +52,8 @@ type Tree struct {
 
 	held map[string]*os.File // by directory (hold.go)
 
+	reading *os.File // locked as long as a steady tree is open; nil for others
+
 	watch *watcher // nil until Watch
 
 	pathXattrs atomic.Bool // the kernel lists attributes by path only
@@ -70,12 +72,18 @@ type Options struct {
 	// changes of metadata below [PartConfiguration]; 0 leaves out nothing.
 	UpTo Part
 
+	// Steady keeps what a tree that is opened to read has of the edits from being
+	// changed or dropped by other processes, until it is closed.
+	Steady bool
+
 	// Checkpoint opens the edits as they were at that checkpoint, to read; ""
 	// as they are now.
 	Checkpoint string
 
 	// Logger takes warnings; nil for none.
 	Logger *slog.Logger
+
+	alone bool // nobody reads a steady tree
 }
 
 // Open merges the project's layers and edits. Unless opened to read, it takes
@@ -105,7 +113,7 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 		t.layers = slices.DeleteFunc(t.layers, func(l *Layer) bool { return l.Part() > o.UpTo })
 	}
 	if !o.WithoutEdits && o.has(PartEdits) {
-		if err := t.openEdits(!o.ReadOnly, o.Checkpoint); err != nil {
+		if err := t.openEdits(&o); err != nil {
 			return nil, err
 		}
 	}
@@ -125,7 +133,12 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 		return nil, err
 	}
 	if o.has(PartConfiguration) {
-		err = t.checkOverrides()
+		if err := t.checkOverrides(); err != nil {
+			return nil, err
+		}
+	}
+	if t.state != nil && t.state.beingRead {
+		err = t.freezeForReaders()
 	}
 	return t, err
 }
@@ -211,6 +224,9 @@ func (t *Tree) Close() error {
 	t.files.closeAll()
 	t.dirs.closeAll()
 	t.letGo(nil)
+	if t.reading != nil {
+		_ = t.reading.Close()
+	}
 	if t.state != nil {
 		return t.state.close()
 	}

@@ -72,15 +72,40 @@ func epoch(c *cli.Context) (*overlay.Time, error) {
 	return &overlay.Time{Sec: sec}, nil
 }
 
+// patience is how long an export waits for a command that edits the project.
+const patience = 10 * time.Second
+
 // openMoment opens the project as it is at one moment. Where it is mounted, the
 // daemon makes a checkpoint, which close takes back unless somebody wrote since.
+// Else who begins to edit leaves alone what is open here, and who has begun
+// already is waited for.
 func openMoment(p *overlay.Project, r *export.Request) (*moment, error) {
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		m, err := tryMoment(p, r)
+		if err != nil || m.mount != nil {
+			return m, err
+		}
+		edited, err := p.BeingEdited()
+		if err == nil && !edited {
+			return m, nil
+		}
+		if err == nil && time.Since(began) > patience {
+			err = fmt.Errorf("%s: another command edits this project: export when it has ended", p.StateDir())
+		}
+		if err = errors.Join(err, m.close()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// tryMoment is openMoment of a project that nobody begins to edit meanwhile.
+func tryMoment(p *overlay.Project, r *export.Request) (*moment, error) {
 	mount, _, err := readState(p)
 	if err != nil {
 		return nil, err
 	}
 	m := &moment{project: p, mount: mount}
-	o := overlay.Options{ReadOnly: true, Logger: r.Log}
+	o := overlay.Options{ReadOnly: true, Steady: true, Logger: r.Log}
 	if mount != nil {
 		if o.Checkpoint, err = m.freeze(r); err != nil {
 			return nil, err
