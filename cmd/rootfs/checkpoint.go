@@ -85,8 +85,8 @@ func restoreCommand(std streams) *cli.Command {
 		Name:      "restore",
 		Usage:     "make paths what they were at a checkpoint, or in the layers",
 		ArgsUsage: "[CHECKPOINT] PATH…",
-		Description: "A checkpoint is given by its id or its name (see rootfs log). Without one, the edits of\n" +
-			"the paths are dropped. Paths are those of the root filesystem: /etc/passwd.",
+		Description: "A checkpoint is given by its id or its name (see rootfs log). Without one, the paths become\n" +
+			"what the layers have now. Paths are those of the root filesystem: /etc/passwd.",
 		Action: func(c *cli.Context) error {
 			project, err := findProject(c)
 			if err != nil {
