@@ -112,24 +112,33 @@ func (d *hostDir) look(name string, a *attrs) (ok bool, err error) {
 	return true, nil
 }
 
-// plainMeta says how an entry of a plain layer is shown: owned by root, and but
-// for sticky directories writable by root alone, whoever made it with whatever
-// umask; as it is, where the layer says so.
+// plainMeta says how an entry of a plain layer is shown: owned by root, with
+// [PlainMode]; as it is, where the layer says so.
 func (l *Layer) plainMeta(st *unix.Stat_t) meta {
 	m := meta{mode: st.Mode, rdev: st.Rdev}
 	switch {
 	case l.squash:
 	case l.asIs:
 		m.uid, m.gid = st.Uid, st.Gid
-	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
-		m.mode = unix.S_IFLNK | 0o777
-	case st.Mode&(unix.S_IFMT|unix.S_ISVTX) == unix.S_IFDIR|unix.S_ISVTX:
-		// No umask and no git makes a directory sticky: somebody means it to be
-		// another /tmp.
 	default:
-		m.mode &^= 0o022
+		m.mode = PlainMode(st.Mode)
 	}
 	return m
+}
+
+// PlainMode is how the mode of an entry of a plain layer is shown, as in
+// st_mode: but for sticky directories writable by the owner alone, whoever made
+// it with whatever umask.
+func PlainMode(mode uint32) uint32 {
+	switch {
+	case mode&unix.S_IFMT == unix.S_IFLNK:
+		return unix.S_IFLNK | 0o777
+	case mode&(unix.S_IFMT|unix.S_ISVTX) == unix.S_IFDIR|unix.S_ISVTX:
+		// No umask and no git makes a directory sticky: somebody means it to be
+		// another /tmp.
+		return mode
+	}
+	return mode &^ 0o022
 }
 
 // isWhiteout tells whether an entry only hides its name.

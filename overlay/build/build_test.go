@@ -182,6 +182,31 @@ func TestOnlyWhatChangedIsBuilt(t *testing.T) {
 	b.want("forced", b.build("prog"), "lib built, prog built")
 }
 
+// A layer shows the write bits of sticky directories, and no others.
+func TestOutputsDifferInWhatIsShownOfModes(t *testing.T) {
+	b := lay(t, map[string]string{"p": `command = "mkdir $DESTDIR/tmp; touch $DESTDIR/file; chmod $(cat tmp) $DESTDIR/tmp; chmod $(cat file) $DESTDIR/file"`})
+	var was string
+	for _, c := range []struct {
+		step, tmp, file string
+		other           bool
+	}{
+		{"first", "1755", "0644", true},
+		{"another umask", "1755", "0664", false},
+		{"an open /tmp", "1777", "0664", true},
+		{"an execute bit", "1777", "0755", true},
+	} {
+		b.write("user/apps/p/tmp", c.tmp)
+		b.write("user/apps/p/file", c.file)
+		b.build()
+		output, err := os.Readlink(filepath.Join(b.root, ".rootfs/packages/x86_64/p"))
+		if err != nil || (output != was) != c.other {
+			t.Errorf("%s: the output was %q and is %q, %v", c.step, was, output, err)
+		}
+		was = output
+		b.sh(fmt.Sprintf(`[ $(stat -c %%a .rootfs/packages/x86_64/p/tmp) = %s ]`, c.tmp))
+	}
+}
+
 // What a build leaves in its folder is no input, until somebody else writes
 // to it.
 func TestProductsInTheFolderAreNoInputs(t *testing.T) {

@@ -34,6 +34,7 @@ func hashOf(add func(*keyHash)) string {
 // key is the hash of all that decides what a package is built to.
 func key(r *overlay.Recipe, arch string, tools, inputs map[string]string, needs []*unit) string {
 	return hashOf(func(h *keyHash) {
+		h.line(outputVersion)
 		h.line(r.Command...)
 		h.line("path", r.Path)
 		h.line(hashedEnv(r, arch)...)

@@ -18,6 +18,11 @@ import (
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
+// outputVersion changes with what the hash of an output covers. It is part of
+// that hash and of all keys, so that an output of before is never taken for what
+// it isn't, here or in a shared cache.
+const outputVersion = "output 2\n"
+
 // inspection is what is known of a built tree.
 type inspection struct {
 	hash    hash.Hash
@@ -31,6 +36,7 @@ type inspection struct {
 // times, so that building the same again gives the same.
 func inspect(root, arch string) (*inspection, error) {
 	i := &inspection{hash: sha256.New(), links: make(map[uint64]string), arch: arch}
+	_, _ = io.WriteString(i.hash, outputVersion)
 	err := filepath.WalkDir(root, func(name string, _ fs.DirEntry, err error) error {
 		if err != nil || name == root {
 			return err
@@ -49,8 +55,7 @@ func (i *inspection) add(name, rel string) error {
 		return &os.PathError{Op: "lstat", Path: name, Err: err}
 	}
 	i.entries++
-	// What a layer shows of the mode.
-	_, _ = fmt.Fprintf(i.hash, "%q %o %d\n", rel, st.Mode&^0o022, st.Rdev)
+	_, _ = fmt.Fprintf(i.hash, "%q %o %d\n", rel, overlay.PlainMode(st.Mode), st.Rdev)
 	if err := i.addXattrs(name); err != nil {
 		return err
 	}
