@@ -3,6 +3,7 @@ package build
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -463,6 +464,63 @@ func TestInterruptedBuildEndsItsCommand(t *testing.T) {
 		t.Errorf("took %v to end", took)
 	}
 	b.sh(`! kill -0 $(cat user/apps/p/pid) 2>/dev/null`)
+}
+
+// What is renamed and removed at once takes its watch along, of which fsnotify
+// then complains. Looking at the packages again is the answer.
+func TestWatchGoesOnWhenADirectoryGoes(t *testing.T) {
+	b := lay(t, map[string]string{"p": `command = "cat $(find . -name src) >$DESTDIR/x"`})
+	b.write("user/apps/p/src", "0")
+	p, err := overlay.Find(b.root, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := b.options
+	o.Observer, o.Logger = b, slog.New(slog.DiscardHandler)
+	ran := make(chan string)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Watch(ctx, p, o, func([]Result, error) {
+			select {
+			case ran <- b.read("p/x"):
+			case <-ctx.Done():
+			}
+		})
+	}()
+	sees := func(step, want string) {
+		t.Helper()
+		for limit := time.After(10 * time.Second); ; {
+			select {
+			case got := <-ran:
+				if got == want {
+					return
+				}
+			case err := <-ended:
+				t.Fatalf("%s: the watch has ended: %v", step, err)
+			case <-limit:
+				t.Fatalf("%s: no build of %q", step, want)
+			}
+		}
+	}
+	sees("at first", "0")
+	for i := range 3 {
+		b.sh("mkdir user/apps/p/old1 user/apps/p/old2 user/apps/p/old3 user/apps/p/old4")
+		b.write("user/apps/p/src", fmt.Sprint("with ", i))
+		sees("with directories", fmt.Sprint("with ", i))
+		for k := range 4 {
+			old, gone := filepath.Join(b.root, "user/apps/p", fmt.Sprint("old", k+1)), filepath.Join(b.root, "user/apps/p/gone")
+			if err := errors.Join(os.Rename(old, gone), os.Remove(gone)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.write("user/apps/p/src", fmt.Sprint("without ", i))
+		sees("without them", fmt.Sprint("without ", i))
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 func TestPackagesAreBuiltSideBySide(t *testing.T) {

@@ -84,7 +84,9 @@ func awaitChange(ctx context.Context, events *fsnotify.Watcher) error {
 			}
 			still = time.After(quiet)
 		case err := <-events.Errors:
-			if !errors.Is(err, fsnotify.ErrEventOverflow) {
+			// The second is of a directory that was renamed and at once removed,
+			// and took its watch along.
+			if !errors.Is(err, fsnotify.ErrEventOverflow) && !errors.Is(err, unix.EINVAL) {
 				return err
 			}
 			still = time.After(quiet)
