@@ -66,7 +66,8 @@ func (m *Manifest) implicitDirs(explicit map[string]bool) map[string]bool {
 	return implicit
 }
 
-// publishDir fills a new directory and gives it its name when it is whole.
+// publishDir fills a new directory and gives it its name when it is whole and
+// the disk has it.
 func publishDir(dir string, write func(tmp string) error) error {
 	parent := filepath.Dir(dir)
 	if err := os.MkdirAll(parent, 0o755); err != nil {
@@ -82,6 +83,14 @@ func publishDir(dir string, write func(tmp string) error) error {
 	}
 	if err := write(tmp); err != nil {
 		return err
+	}
+	d, err := os.Open(tmp)
+	if err != nil {
+		return err
+	}
+	defer closeRead(d)
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("sync the cache: %w", err)
 	}
 	if err := os.Rename(tmp, dir); err != nil && !isDir(dir) {
 		return err // else another process made the same

@@ -43,6 +43,30 @@ func TestPowerCutLeavesOldOrNew(t *testing.T) {
 	t.Logf("%d power cuts, %d edits, %d syncs", cuts, edits, syncs)
 }
 
+// What is in the cache is whole, though names reach the disk before contents do
+// when another program syncs a file of its own.
+func TestPowerCutLeavesTheCacheWhole(t *testing.T) {
+	need(t, "loop", "fsck")
+	project := layProject(t, `
+-- rootfs.toml --
+[[file]]
+path = "/etc/link"
+type = "symlink"
+target = "/elsewhere"
+-- user/sysconfig/etc/issue --
+issue
+`)
+	h := newLoopHost(t, filepath.Join(t.TempDir(), "cache"))
+	t.Setenv("XDG_CACHE_HOME", h.dir)
+	rootfs(t, project, "export", "--tar", "before.tar")
+	sh(t, h.dir, `echo other >other; sync other`)
+	if err := errors.Join(h.shutdown(), h.plugIn()); err != nil {
+		t.Fatal(err)
+	}
+	rootfs(t, project, "export", "--tar", "after.tar")
+	sh(t, project, `cmp before.tar after.tar`)
+}
+
 // loopHost is an ext4 filesystem in a file, mounted, which can lose power.
 type loopHost struct {
 	t          *testing.T
