@@ -19,17 +19,19 @@ import (
 
 // The cache of unpacked archives:
 //
-//	layers/sha256-HEX/format    archiveFormat
-//	layers/sha256-HEX/implicit  directories that the archive has no entry for
-//	layers/sha256-HEX/root/     the recorded layer
-//	layers/.tmp-*/              being unpacked; stale when nobody holds lock
-//	archives/HEX.json           which layers an archive came to (archiveRecord)
-//	lock                        held shared by those who unpack
-//	gc.lock                     held alone by who removes (hold.go)
-//	projects/                   what projects use (uses.go)
+//	layers/NAME/format    archiveFormat
+//	layers/NAME/implicit  directories that the archive has no entry for
+//	layers/NAME/root/     the recorded layer
+//	layers/.tmp-*/        being unpacked; stale when nobody holds lock
+//	archives/HEX.json     which layers an archive came to (archiveRecord)
+//	lock                  held shared by those who unpack
+//	gc.lock               held alone by who removes (hold.go)
+//	projects/             what projects use (uses.go)
 //
-// HEX of a layer is the chain id of the OCI image specification (config.md,
-// "Layer ChainID"), since how a layer unpacks depends on those below it.
+// NAME of an image's layer is sha256- and the chain id of the OCI image
+// specification (config.md, "Layer ChainID"), since how a layer unpacks depends
+// on those below it. That of a rootfs tar is tar- and its digest; earlier
+// versions had sha256- there, too, and their records may still refer to that.
 const (
 	archiveFormat   = "rootfs layer 1\n"
 	archiveRootDir  = "root"
@@ -269,7 +271,7 @@ func (c archiveCache) unpackIn(ctx context.Context, tmp string, rec *archiveReco
 	for i, layer := range src.layers {
 		if layer.diffID != "" {
 			// Known beforehand: an image that shares layers has them already.
-			name := chainName(chain, layer.diffID)
+			name := layer.cacheName(chain, layer.diffID)
 			if dir := filepath.Join(c.layersDir(), name); c.has(name) {
 				if err := add(name, dir); err != nil {
 					return err
@@ -282,7 +284,7 @@ func (c archiveCache) unpackIn(ctx context.Context, tmp string, rec *archiveReco
 		if err != nil {
 			return layer.wrap(err)
 		}
-		name := chainName(chain, diffID)
+		name := layer.cacheName(chain, diffID)
 		fresh[name] = dir
 		if err := add(name, dir); err != nil {
 			return err
@@ -291,9 +293,13 @@ func (c archiveCache) unpackIn(ctx context.Context, tmp string, rec *archiveReco
 	return c.publish(fresh)
 }
 
-// chainName is the name of the layer with the given digest on top of the
-// layer named below, "" for none.
-func chainName(below, diffID string) string {
+// cacheName is the name in the cache of the layer, whose digest is diffID, on
+// top of the layer named below, "" for none. A tar by itself has another than
+// the same as an image's layer, where names say what is gone.
+func (l *archiveLayer) cacheName(below, diffID string) string {
+	if !l.image {
+		return "tar-" + diffID
+	}
 	if below == "" {
 		return "sha256-" + diffID
 	}

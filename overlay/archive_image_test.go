@@ -130,6 +130,28 @@ func TestUnpackSharesLayersOfImages(t *testing.T) {
 	}
 }
 
+// The same tar by itself and as a layer of an image: only there do names say
+// what is gone.
+func TestUnpackTellsATarFromALayer(t *testing.T) {
+	dir, one := t.TempDir(), tarOf(t, aFile("a", "1"), aFile(".wh.b", ""))
+	file := save(t, filepath.Join(dir, "archive"), one)
+	image := ociDir(t, ociFiles(t, testImage{arch: "amd64", layers: [][]byte{one}}))
+	for _, order := range [][]string{{file, image}, {image, file}} {
+		cache := filepath.Join(t.TempDir(), "cache")
+		for _, path := range order {
+			dirs, err := unpackArchive(context.Background(), path, cache, "", slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			gone := "b whiteout"
+			if path == file {
+				gone = ".wh.b 100644 0:0 0s ="
+			}
+			wantLines(t, recorded(t, dirs[0]), ". 40755 0:0 implicit", "a 100644 0:0 0s =1", gone)
+		}
+	}
+}
+
 func TestUnpackChoosesTheArchitecture(t *testing.T) {
 	x86 := testImage{arch: "amd64", ref: "demo:x86", layers: [][]byte{tarOf(t, aFile("x86", ""))}}
 	arm := testImage{arch: "arm64", ref: "demo:arm", layers: [][]byte{tarOf(t, aFile("arm", ""))}}
