@@ -11,12 +11,14 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // A mounted project is changed by its daemon alone. Verbs that change it ask
-// the daemon, over a socket in the state directory that only its owner can
-// connect to: one request and one reply, a line of JSON each.
+// the daemon, over a socket in the state directory that answers only its owner
+// and root: one request and one reply, a line of JSON each.
 
 // controlRequest asks for one thing.
 type controlRequest struct {
@@ -54,7 +56,7 @@ func withSocket(p *overlay.Project, do func(path string) error) error {
 type controlServer struct {
 	tree     *overlay.Tree
 	log      *slog.Logger
-	listener net.Listener
+	listener *net.UnixListener
 	requests sync.WaitGroup
 	file     string
 
@@ -99,7 +101,7 @@ func (s *controlServer) stop() {
 
 func (s *controlServer) accept() {
 	for {
-		conn, err := s.listener.Accept()
+		conn, err := s.listener.AcceptUnix()
 		if err != nil {
 			return // closed
 		}
@@ -110,7 +112,7 @@ func (s *controlServer) accept() {
 // requestLimit is how long a client may take to say what it wants.
 const requestLimit = 5 * time.Second
 
-func (s *controlServer) answer(conn net.Conn) {
+func (s *controlServer) answer(conn *net.UnixConn) {
 	defer conn.Close() //nolint:errcheck // the client sees a missing reply
 	_ = conn.SetReadDeadline(time.Now().Add(requestLimit))
 	var request controlRequest
@@ -119,7 +121,9 @@ func (s *controlServer) answer(conn net.Conn) {
 		return
 	}
 	var reply controlReply
-	if request.Op == "end" {
+	if !mayAsk(conn) {
+		reply.Error = "only the user who mounted it may change it"
+	} else if request.Op == "end" {
 		s.end()
 	} else if r, err := perform(s.tree, &request); err != nil {
 		reply.Error = oneLine(err)
@@ -129,6 +133,21 @@ func (s *controlServer) answer(conn net.Conn) {
 	if err := json.NewEncoder(conn).Encode(&reply); err != nil {
 		s.log.Debug("control: the client left", "error", err)
 	}
+}
+
+// mayAsk tells whether a client is of the daemon's user, or root. The socket's
+// permissions don't say: anybody could connect before they were set.
+func mayAsk(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var client *unix.Ucred
+	var asked error
+	err = raw.Control(func(fd uintptr) {
+		client, asked = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	return err == nil && asked == nil && (client.Uid == 0 || client.Uid == uint32(os.Geteuid()))
 }
 
 // perform does what is asked to a tree that is open for editing: in a daemon,

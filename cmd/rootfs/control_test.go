@@ -1,0 +1,45 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+// Until the socket has its permissions, anybody can connect to it.
+func TestOnlyTheOwnerIsAnswered(t *testing.T) {
+	need(t, "root")
+	p := &overlay.Project{Root: t.TempDir()}
+	if err := p.MakeStateDir(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := serveControl(p, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	if err := os.Chmod(s.file, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	reachable(t, s.file)
+	t.Setenv(testUserEnv, strconv.Itoa(nobody))
+	asTestUser(t, func() {
+		_, err := askDaemon(p, &controlRequest{Op: "end"})
+		if err == nil || !strings.Contains(err.Error(), "only the user who mounted it") {
+			t.Errorf("another user is told %v", err)
+		}
+	})
+	select {
+	case <-s.ended:
+		t.Fatal("another user ends the daemon")
+	default:
+	}
+	if _, err := askDaemon(p, &controlRequest{Op: "end"}); err != nil {
+		t.Fatal(err)
+	}
+	<-s.ended
+}
