@@ -36,7 +36,8 @@ var ErrNoProject = errors.New("no project here or above")
 
 // Find returns the project that holds dir: dir or the nearest folder above it
 // with a rootfs.toml, user/apps or user/sysconfig. manifest names another file
-// than rootfs.toml, "" for that.
+// than rootfs.toml, "" for that. With the error of a manifest comes a project
+// that has a root and a state directory, and nothing else.
 func Find(dir, manifest string) (*Project, error) {
 	start, err := filepath.Abs(dir)
 	if err != nil {

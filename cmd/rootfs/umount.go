@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -64,10 +65,10 @@ func umount(c *cli.Context, name string) error {
 	} else if err != nil {
 		return fmt.Errorf("%s: %w", quoted(name), err)
 	}
-	// A mount names its project; where that can't be read, there is nothing
-	// to wait for.
-	p, err := overlay.Find(m.Source, "")
-	if err != nil {
+	// A mount names its project, whose manifest may be wrong by now. One of
+	// directories has a name of its own, and no state to be found by it.
+	p := &overlay.Project{Root: m.Source}
+	if _, err := os.Stat(p.StateDir()); err != nil || !filepath.IsAbs(m.Source) {
 		return nil
 	}
 	if err := endDaemon(p, dir); err != nil {
@@ -79,7 +80,8 @@ func umount(c *cli.Context, name string) error {
 // umountElsewhere ends a daemon whose mount is gone here, and lives on in other
 // mount namespaces.
 func umountElsewhere(c *cli.Context, name, dir string) error {
-	if p, err := findProject(c); err == nil {
+	// The manifest may be wrong by now.
+	if p, _ := overlay.Find(".", c.Path("manifest")); p != nil {
 		if pid, _, err := daemonOf(p, dir); err == nil && pid != 0 {
 			return endDaemon(p, dir)
 		}
