@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -11,14 +12,14 @@ import (
 
 // echo is when an announcement of names is made again. An answer that was
 // looked up before a change may reach the kernel after its announcement, and
-// would be believed until its timeout; by then it has arrived. Attributes and
-// contents need no echo: the kernel orders their answers itself (attr_version
-// in fs/fuse/inode.c; a page that is being read is locked).
+// would be believed until its timeout; by then it has arrived. The same goes for
+// the attributes of a node that the kernel doesn't know yet. For one that it
+// knows, it orders the answers itself (attr_version in fs/fuse/inode.c; a page
+// that is being read is locked).
 const echo = time.Second
 
 // announcer tells the kernel of changes that didn't come through the mount, so
-// that what it has cached can be believed for long. A node that the kernel
-// doesn't know (Tag 0) needs no word.
+// that what it has cached can be believed for long.
 type announcer struct {
 	kernel notifier
 
@@ -26,14 +27,15 @@ type announcer struct {
 	again []func()
 }
 
-// notifier is what an announcer needs of a [device.Device]. An error means that
-// the kernel knows nothing of the kind, or that the mount is gone.
+// notifier is what an announcer needs of a [device.Device]. ENOENT means that the
+// kernel knows nothing of the kind, another error that the mount is gone.
 type notifier interface {
 	InvalidateEntry(parent uint64, name string) error
 	InvalidateInode(id uint64) error
 }
 
-// NameChanged implements overlay.Notifier.
+// NameChanged implements overlay.Notifier. Of a directory that the kernel doesn't
+// know (Tag 0), it knows no names, and has asked for none.
 func (a *announcer) NameChanged(dir *overlay.Node, name string) {
 	if id := uint64(dir.Tag.Load()); id != 0 {
 		a.sayTwice(func() { _ = a.kernel.InvalidateEntry(id, name) })
@@ -42,22 +44,26 @@ func (a *announcer) NameChanged(dir *overlay.Node, name string) {
 
 // Changed implements overlay.Notifier.
 func (a *announcer) Changed(n *overlay.Node) {
-	id := uint64(n.Tag.Load())
-	if id == 0 {
-		return
-	}
-	say := func() { _ = a.kernel.InvalidateInode(id) }
-	if n.Type() == unix.S_IFDIR {
-		a.sayTwice(say)
-	} else {
-		say()
+	if known := a.invalidate(n); !known || n.Type() == unix.S_IFDIR {
+		a.later(func() { a.invalidate(n) })
 	}
 }
 
-// sayTwice makes an announcement now, and again together with the others that
-// were made meanwhile.
+// invalidate announces a change of a node. It returns whether the kernel knows
+// the node.
+func (a *announcer) invalidate(n *overlay.Node) bool {
+	id := uint64(n.Tag.Load())
+	return id != 0 && !errors.Is(a.kernel.InvalidateInode(id), unix.ENOENT)
+}
+
+// sayTwice makes an announcement now, and again later.
 func (a *announcer) sayTwice(say func()) {
 	say()
+	a.later(say)
+}
+
+// later makes an announcement together with the others that are made meanwhile.
+func (a *announcer) later(say func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.again = append(a.again, say); len(a.again) == 1 {

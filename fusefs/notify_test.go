@@ -8,13 +8,23 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // heard is what a kernel would be told.
 type heard struct {
-	mu  sync.Mutex
-	all []string
+	mu      sync.Mutex
+	all     []string
+	unknown uint64 // an inode that it doesn't know
+}
+
+// knowsAllBut makes it know all inodes but one.
+func (h *heard) knowsAllBut(id uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.unknown = id
 }
 
 func (h *heard) say(what string) error {
@@ -28,7 +38,25 @@ func (h *heard) InvalidateEntry(parent uint64, name string) error {
 	return h.say(fmt.Sprintf("%d/%s", parent, name))
 }
 
-func (h *heard) InvalidateInode(id uint64) error { return h.say(fmt.Sprint(id)) }
+func (h *heard) InvalidateInode(id uint64) error {
+	err := h.say(fmt.Sprint(id))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if id == h.unknown {
+		return unix.ENOENT
+	}
+	return err
+}
+
+// want compares with all that was heard.
+func (h *heard) want(t *testing.T, when string, want ...string) {
+	t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !slices.Equal(h.all, want) {
+		t.Errorf("%s: heard %v, want %v", when, h.all, want)
+	}
+}
 
 func TestNamesAreAnnouncedAgainOnceAnswersUnderWayHaveArrived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -42,21 +70,36 @@ func TestNamesAreAnnouncedAgainOnceAnswersUnderWayHaveArrived(t *testing.T) {
 		a.NameChanged(&unknown, "z")
 		a.Changed(&file)
 		a.Changed(&unknown)
-		at := func(when string, want ...string) {
-			t.Helper()
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			if !slices.Equal(h.all, want) {
-				t.Errorf("%s: heard %v, want %v", when, h.all, want)
-			}
-		}
-		at("at once", "7/x", "7/y", "8")
+		h.want(t, "at once", "7/x", "7/y", "8")
 		time.Sleep(2 * echo)
 		synctest.Wait()
-		at("later", "7/x", "7/y", "8", "7/x", "7/y")
+		h.want(t, "later", "7/x", "7/y", "8", "7/x", "7/y")
 		a.NameChanged(&dir, "x")
 		time.Sleep(2 * echo)
 		synctest.Wait()
-		at("the next time", "7/x", "7/y", "8", "7/x", "7/y", "7/x", "7/x")
+		h.want(t, "the next time", "7/x", "7/y", "8", "7/x", "7/y", "7/x", "7/x")
+	})
+}
+
+// The kernel can't order an answer about what it didn't know at the time.
+func TestChangesAreAnnouncedAgainOnceTheKernelKnowsTheNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &heard{unknown: 8}
+		a := &announcer{kernel: h}
+		var known, answered, looked, unknown overlay.Node
+		known.Tag.Store(7)
+		answered.Tag.Store(8)
+		for _, n := range []*overlay.Node{&known, &answered, &looked, &unknown} {
+			a.Changed(n)
+		}
+		h.want(t, "at once", "7", "8")
+		h.knowsAllBut(0)
+		looked.Tag.Store(9)
+		time.Sleep(2 * echo)
+		synctest.Wait()
+		h.want(t, "later", "7", "8", "8", "9")
+		time.Sleep(2 * echo)
+		synctest.Wait()
+		h.want(t, "and then", "7", "8", "8", "9")
 	})
 }
