@@ -188,6 +188,9 @@ func (x *exporting) sized(kind string, size int64) {
 // visitors are what takes the entries of a walk, besides a tar.
 func (x *exporting) visitors() []func(*overlay.Entry) error {
 	all := []func(*overlay.Entry) error{x.count}
+	if x.request.Docker != "" || x.request.OCI != "" {
+		all = append(all, notWhiteout)
+	}
 	if x.planner != nil {
 		all = append(all, x.planner.Add)
 	}

@@ -20,6 +20,16 @@ import (
 // have (OCI image specification, layer.md, "Whiteouts").
 const whiteoutPrefix = ".wh."
 
+// notWhiteout is an error if an entry of an image's layer would be taken for a
+// whiteout.
+func notWhiteout(e *overlay.Entry) error {
+	if !strings.HasPrefix(path.Base(e.Path), whiteoutPrefix) {
+		return nil
+	}
+	return fmt.Errorf("%s: an image's layer can't hold a name that begins with %s; rename or remove it, or write a tar or a disk image, which can",
+		e.Path, whiteoutPrefix)
+}
+
 // layerDiff finds what a layer must have to make one tree out of another, and
 // gives it to a writer: changed entries after the directories that they are in
 // (without which programs that unpack layers invent attributes), and a
@@ -122,8 +132,8 @@ func (d *layerDiff) both(l, u *overlay.Entry) error {
 func (d *layerDiff) put(u *overlay.Entry, same bool) error {
 	d.around(u.Path)
 	if !same {
-		if strings.HasPrefix(path.Base(u.Path), whiteoutPrefix) {
-			return fmt.Errorf("%s: an image's layer can't hold a name that begins with %s; rename or remove it", u.Path, whiteoutPrefix)
+		if err := notWhiteout(u); err != nil {
+			return err
 		}
 		if err := d.write(u); err != nil {
 			return err

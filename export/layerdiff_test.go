@@ -145,3 +145,35 @@ func TestLayerDiffRefusesNamesOfWhiteouts(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// A container image is refused as well, and nothing is left of it. A tar and a
+// disk image may have such names.
+func TestExportRefusesNamesOfWhiteouts(t *testing.T) {
+	tree := configTree(t, "a 1", "d/.wh.a 1")
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for name, r := range map[string]Request{
+		"docker": {Docker: at("docker.tar"), Tar: at("layer.tar"), Arch: "x86_64"},
+		"OCI":    {OCI: at("oci"), Arch: "x86_64"},
+	} {
+		for run, export := range map[string]func(context.Context, *overlay.Tree, *Request) (*Report, error){
+			"run": Run, "dry run": DryRun,
+		} {
+			_, err := export(t.Context(), tree, &r)
+			if err == nil || !strings.HasPrefix(err.Error(), "d/.wh.a: an image's layer can't hold") {
+				t.Errorf("%s, %s: error %v", name, run, err)
+			}
+		}
+	}
+	if left := litter(t, dir); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	if _, err := Run(t.Context(), tree, &Request{
+		Tar: at("layer.tar"), Img: at("disk.img"), Filesystem: "ext4", Partition: "none", Size: "16MiB",
+	}); err != nil {
+		t.Error(err)
+	}
+	if got := contents(t, openImage(t, at("layer.tar"))); got != "./ a=1 d/ d/.wh.a=1" {
+		t.Errorf("the tar has %s", got)
+	}
+}
