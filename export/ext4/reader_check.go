@@ -102,7 +102,9 @@ func (c *checker) checkGroups() error {
 				return err
 			}
 		}
-		c.markMetaGroup(number)
+		if err := c.markMetaGroup(number); err != nil {
+			return err
+		}
 		d, err := r.group(number)
 		if err != nil {
 			if err := c.problem("%v", err); err != nil {
@@ -126,15 +128,19 @@ func (c *checker) checkGroups() error {
 
 // markMetaGroup takes down the descriptors that a group of a metagroup holds:
 // the first, the second and the last have a copy.
-func (c *checker) markMetaGroup(number uint32) {
+func (c *checker) markMetaGroup(number uint32) error {
 	s := &c.r.super
 	if in := number % s.descsInBlock(); s.inMetaGroup(number/s.descsInBlock()) && (in == 0 || in == 1 || in == s.descsInBlock()-1) {
 		at := s.groupStart(number)
 		if s.hasBackup(number) {
 			at++
 		}
+		if err := c.r.inRange(at, 1); err != nil {
+			return c.problem("group %d: its descriptors: %v", number, err)
+		}
 		c.used.add(at, 1)
 	}
+	return nil
 }
 
 // checkCopy compares a group's copy of the superblock and of the descriptors
@@ -205,10 +211,10 @@ type usedBlocks struct {
 	groups map[uint32][]byte
 }
 
-// add takes blocks down and returns how many were taken before. They must lie
-// in the filesystem.
+// add takes blocks down and returns how many were taken before. Those beyond
+// the filesystem's end are left out.
 func (u *usedBlocks) add(first, count uint64) (twice uint64) {
-	for count > 0 {
+	for count > 0 && first < u.super.blocks {
 		group := uint32((first - uint64(u.super.firstBlock)) / uint64(u.super.blocksPerGroup))
 		at := first - u.super.groupStart(group)
 		n := min(count, u.super.groupLen(group)-at)

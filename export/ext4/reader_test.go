@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	upstream "github.com/diskfs/go-diskfs/filesystem/ext4"
@@ -374,6 +375,47 @@ func TestCheckFindsSuper(t *testing.T) {
 				t.Errorf("check reports %q, not %q", list, c.want)
 			}
 		})
+	}
+}
+
+// A last group of one block has no place for the descriptors that it should
+// hold: the check tells it, and ends.
+func TestCheckTinyMetaGroup(t *testing.T) {
+	const blocks = 258
+	b := make([]byte, blocks*1024)
+	s := b[superOffset:]
+	le := binary.LittleEndian
+	for at, v := range map[int]uint32{
+		0x00: 32, 0x04: blocks, 0x14: 1, 0x20: 256, 0x24: 256, 0x28: 16, 0x4c: 1, 0x54: 11, 0x60: incompatMetaBG, 0x64: roCompatSparseSuper,
+	} {
+		le.PutUint32(s[at:], v)
+	}
+	le.PutUint16(s[0x38:], 0xef53)
+	le.PutUint16(s[0x58:], 128)
+	r, err := NewReader(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var list []string
+	done := make(chan error, 1)
+	go func() {
+		done <- r.Check(ctx, func(p string) error {
+			list = append(list, p)
+			return nil
+		})
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-ctx.Done():
+		t.Fatal("the check doesn't end")
+	}
+	if want := "group 1: its descriptors: block 258 is outside the filesystem"; !slices.Contains(list, want) {
+		t.Errorf("check reports %q, not %q", list, want)
 	}
 }
 
