@@ -31,6 +31,16 @@ var clusterSizes = []struct{ upTo, cluster int64 }{
 	{maxSectors * sectorSize, 32 << 10},
 }
 
+// usualCluster is the size of clusters in an image of a size in bytes.
+func usualCluster(size int64) int64 {
+	for _, c := range clusterSizes {
+		if size <= c.upTo {
+			return c.cluster
+		}
+	}
+	return clusterSizes[len(clusterSizes)-1].cluster
+}
+
 // layout is where the parts of a filesystem are. Counts are in sectors, unless
 // a name says otherwise.
 type layout struct {
@@ -84,15 +94,12 @@ func (p *Planner) choose() (*layout, error) {
 	if p.opts.Size == 0 {
 		return p.chooseAuto(p.opts.Free)
 	}
-	for _, c := range clusterSizes {
-		if p.opts.Size > c.upTo {
-			continue
-		}
-		l := within(p.opts.Size, c.cluster)
-		if l.clusters >= max(minClusters, p.clusters(c.cluster)) {
+	// Many small files fit smaller clusters only.
+	for c := usualCluster(p.opts.Size); c >= sectorSize && p.opts.Size/c <= maxClusters; c /= 2 {
+		l := within(p.opts.Size, c)
+		if l.clusters >= max(minClusters, p.clusters(c)) {
 			return &l, nil
 		}
-		break
 	}
 	least, err := p.chooseAuto(0)
 	if err != nil {

@@ -84,6 +84,41 @@ func TestNeededSize(t *testing.T) {
 	}
 }
 
+// TestSmallFiles: what needs smaller clusters than an image of the size usually
+// has, gets them.
+func TestSmallFiles(t *testing.T) {
+	need(t, "fsckfat")
+	tr := newTree(t, t.TempDir())
+	host := tr.file("one", "x")
+	for _, dir := range []string{"a", "b"} {
+		tr.dir(dir)
+		for i := range 35_000 {
+			e := *host
+			e.Path, e.Ino = fmt.Sprintf("%s/%05d", dir, i), uint64(len(tr.entries)+1)
+			tr.entries = append(tr.entries, &e)
+		}
+	}
+	for _, c := range []struct {
+		size int64
+		want byte // sectors a cluster
+	}{{260 << 20, 1}, {262 << 20, 4}, {300 << 20, 8}} {
+		p, err := tr.planner(Options{Size: c.size}).Plan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, sectorSize)
+		if _, err := p.ReadAt(b, 0); err != nil {
+			t.Fatal(err)
+		}
+		if b[13] != c.want {
+			t.Errorf("%d bytes: clusters of %d sectors, want %d", c.size, b[13], c.want)
+		}
+		if c.size == 262<<20 {
+			fsck(t, writeImage(t, t.TempDir(), p))
+		}
+	}
+}
+
 // TestFreeSpace: an image of automatic size has room for what was asked.
 func TestFreeSpace(t *testing.T) {
 	for _, free := range []int64{1, 10 << 20, 250 << 20, 260 << 20, 0, 8 << 30, 100 << 30} {
