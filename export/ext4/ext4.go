@@ -51,7 +51,8 @@ const (
 // Options are what an image depends on besides its entries.
 type Options struct {
 	// Size is the image's length in bytes; 0 is automatic: as much as the
-	// content needs, and Free.
+	// content needs, and Free. What only fits a given size with a smaller
+	// journal than is usual gets that.
 	Size int64
 
 	// Free is how many bytes an image of automatic size has left for new

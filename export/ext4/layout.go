@@ -103,6 +103,10 @@ func (l *layout) setFlex() {
 	}
 }
 
+// minJournal is how many blocks the kernel wants of a journal
+// (JBD2_MIN_JOURNAL_BLOCKS).
+const minJournal = 1024
+
 // journalSize is how many blocks mke2fs gives the journal
 // (ext2fs_default_journal_size).
 func journalSize(blocks uint64) uint32 {
@@ -110,7 +114,7 @@ func journalSize(blocks uint64) uint32 {
 	case blocks < 2048:
 		return 0
 	case blocks < 32768:
-		return 1024
+		return minJournal
 	case blocks < 256*1024:
 		return 4096
 	case blocks < 512*1024:

@@ -127,6 +127,24 @@ func TestTooSmall(t *testing.T) {
 	}
 }
 
+// TestSmallerJournal: what fits an image fits one that is a little larger,
+// though that should have a larger journal.
+func TestSmallerJournal(t *testing.T) {
+	need(t, "fsck")
+	tr := newTree(t, t.TempDir())
+	tr.file("file", strings.Repeat("x", 113<<20))
+	for _, c := range []struct {
+		size int64
+		want string
+	}{{125 << 20, "4096k"}, {131 << 20, "8M"}, {160 << 20, "16M"}} {
+		image := writeImage(t, t.TempDir(), tr.mustPlan(Options{Size: c.size, Created: created}))
+		fsck(t, image)
+		if got := superField(t, image, "Total journal size"); got != c.want {
+			t.Errorf("%d bytes: a journal of %s, want %s", c.size, got, c.want)
+		}
+	}
+}
+
 // TestManyLinks: the last link that ext4 takes, and one more.
 func TestManyLinks(t *testing.T) {
 	need(t, "fsck")

@@ -30,12 +30,17 @@ func (p *Planner) place() (*placed, error) {
 		return p.placeAuto(uint64(p.opts.Free+blockSize-1) / blockSize)
 	}
 	l, err := newLayout(uint64(p.opts.Size)/blockSize, p.wantedInodes(), !p.opts.NoJournal)
-	if err == nil {
+	for err == nil {
 		pl := p.allocate(l)
 		if pl.missing(0) == 0 {
 			pl.size = p.opts.Size
 			return pl, nil
 		}
+		// The usual journal grows by steps, of which a smaller image has none.
+		if l.journalBlocks <= minJournal {
+			break
+		}
+		l.journalBlocks /= 2
 	}
 	least, err := p.placeAuto(0)
 	if err != nil {
