@@ -21,6 +21,7 @@ type tarNode struct {
 	pieces   []extent
 	children map[string]uint64 // of a directory
 	layer    int               // that it comes from
+	opaque   int               // layer that has hidden those below, 0 for none
 }
 
 // tarSection is a tar in a file: a layer.
@@ -224,11 +225,22 @@ func (t *tarTree) find(name string) uint64 {
 // whiteOut removes what layers below have (OCI image specification, layer.md,
 // "Whiteouts").
 func (t *tarTree) whiteOut(dir *tarNode, base string, layer int) {
-	for name, number := range dir.children {
-		if t.node(number).layer < layer && (base == opaque || name == strings.TrimPrefix(base, whiteout)) {
+	remove := func(name string) {
+		if number := dir.children[name]; number != 0 && t.node(number).layer < layer {
 			t.unlink(number)
 			delete(dir.children, name)
 		}
+	}
+	if base != opaque {
+		remove(strings.TrimPrefix(base, whiteout))
+		return
+	}
+	if dir.opaque == layer {
+		return // said before
+	}
+	dir.opaque = layer
+	for name := range dir.children {
+		remove(name)
 	}
 }
 

@@ -329,6 +329,36 @@ func TestReadDockerLayers(t *testing.T) {
 	}
 }
 
+// Whiteouts take no longer for others in their directory.
+func TestReadManyWhiteouts(t *testing.T) {
+	var files, others, gone, opaque []member
+	for i := range 20_000 {
+		name := fmt.Sprint(i)
+		files = append(files, file("d/"+name, ""))
+		others = append(others, file("e/"+name, ""))
+		gone = append(gone, file("d/.wh."+name, ""))
+		opaque = append(opaque, file("e/.wh..wh..opq", ""), file("e/"+name, ""))
+	}
+	lower := makeTar(t, files...)
+	read := func(upper []member, want int) time.Duration {
+		b := append(bytes.Clone(lower), makeTar(t, upper...)...)
+		size := int64(len(lower))
+		start := time.Now()
+		tree := readTar("", bytes.NewReader(b), true, tarSection{0, size}, tarSection{size, int64(len(b)) - size})
+		took := time.Since(start)
+		if dir, err := tree.dir("d", 1); err != nil || len(dir.children) != want {
+			t.Errorf("%d names are left, not %d (%v)", len(dir.children), want, err)
+		}
+		return took
+	}
+	usual := read(others, len(files))
+	for what, took := range map[string]time.Duration{"whiteouts": read(gone, 0), "opaque": read(opaque, len(files))} {
+		if took > 10*usual+time.Second {
+			t.Errorf("%s took %v, others %v", what, took, usual)
+		}
+	}
+}
+
 // A check of a tar tells what is wrong, and where.
 func TestCheckTar(t *testing.T) {
 	good := makeTar(t, file("a", "content"), file("b", "more"))
