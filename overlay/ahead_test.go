@@ -90,7 +90,7 @@ func TestReadAheadLeavesAlone(t *testing.T) {
 	}
 	gone, old := at(t, tree, "var"), at(t, tree, "var/old")
 	tree.mu.Lock()
-	tree.detach(tree.root.dir.alive("var"))
+	tree.detach(tree.root.dir.alive("var"), new(news))
 	tree.mu.Unlock()
 	tree.ReadAhead(gone)
 	tree.ReadAhead(old)

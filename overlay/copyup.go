@@ -356,6 +356,7 @@ func (t *Tree) rehome(n *Node, at place, st *unix.Stat_t, fd int) {
 	t.linkMu.Lock()
 	if n.is(linked) {
 		delete(t.links, n.linkKey())
+		t.names.forget(n)
 		n.unset(linked)
 	}
 	t.put(n, at)

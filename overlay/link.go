@@ -61,6 +61,20 @@ func (t *Tree) register(n *Node) {
 	t.links[n.linkKey()] = n
 }
 
+// unregister forgets the names of n; of a directory, the names in it.
+func (t *Tree) unregister(n *Node) {
+	if n.dir == nil && !n.is(linked) {
+		return
+	}
+	t.linkMu.Lock()
+	defer t.linkMu.Unlock()
+	t.names.forget(n)
+	if key := n.linkKey(); n.is(linked) && t.links[key] == n {
+		delete(t.links, key)
+	}
+	n.unset(linked)
+}
+
 // linkHost links the host's file of n to name in the edits part of dir.
 func (t *Tree) linkHost(n, dir *Node, name string) error {
 	up, err := dir.upper().open()

@@ -291,6 +291,8 @@ func (t *Tree) knownLink(dir *Node, name string, n *Node, exclusively bool) (*No
 		dir.dir.mu.Lock()
 		dir.dir.alive(name).node = old
 		dir.dir.mu.Unlock()
+	} else if !n.part.layer.edit && (old.parent != dir || old.name != name) {
+		t.names.add(old, dir, name)
 	}
 	return old, nil
 }
@@ -435,14 +437,7 @@ func (t *Tree) drop(n *Node) {
 
 // forget closes what n keeps open.
 func (t *Tree) forget(n *Node) {
-	if n.is(linked) {
-		t.linkMu.Lock()
-		if key := n.linkKey(); t.links[key] == n {
-			delete(t.links, key)
-		}
-		t.linkMu.Unlock()
-		n.unset(linked)
-	}
+	t.unregister(n)
 	if h := n.fh.Swap(nil); h != nil {
 		t.files.retire(h)
 	}

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"math"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -66,7 +67,7 @@ func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *ne
 		if e := &d.ents[i]; !e.dead && !seen[e.name] {
 			e.dead, e.lower = true, false
 			out.name(n, e.name)
-			t.detach(e)
+			t.detach(e, out)
 		}
 	}
 	return nil
@@ -97,7 +98,7 @@ func (t *Tree) renewEntry(dir *Node, e, f *dirent, out *news) error {
 		}
 	}
 	out.name(dir, f.name)
-	t.detach(e)
+	t.detach(e, out)
 	return nil
 }
 
@@ -141,20 +142,82 @@ func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
 	return true, nil
 }
 
-// detach takes the entry's node from its name: for who has it open it lives
-// on, as a removed file does.
-func (t *Tree) detach(e *dirent) {
+// detach takes the entry's node from its name, and what is below it from
+// theirs: for who has it open it lives on, as a removed file does.
+func (t *Tree) detach(e *dirent, out *news) {
 	n := e.node
 	e.node = nil
 	if n == nil {
 		return
 	}
+	parent := n.parent
+	if t.knowByOther(n) {
+		out.node(n)
+		parent.refs.Add(-1)
+		return
+	}
 	if h := n.fh.Load(); h != nil {
 		t.files.pin(h)
 	}
-	n.parent.refs.Add(-1)
+	t.unregister(n)
 	t.call(n, nil, "")
 	n.set(dead)
+	parent.refs.Add(-1)
+	if n.dir == nil {
+		return
+	}
+	n.refs.Add(1)
+	for i := range n.dir.ents {
+		t.detach(&n.dir.ents[i], out)
+	}
+	t.done(n)
+}
+
+// knowByOther makes a layer's file known by another of its names, when one is
+// known that still is the same file.
+func (t *Tree) knowByOther(n *Node) bool {
+	if !n.is(linked) || n.part == nil || n.part.layer.edit {
+		return false
+	}
+	t.linkMu.Lock()
+	defer t.linkMu.Unlock()
+	for _, at := range slices.Clone(t.names.of[n]) {
+		t.names.remove(n, at)
+		if !t.attached(at.dir) {
+			continue
+		}
+		d := at.dir.dir
+		e := d.alive(at.name)
+		if e == nil || e.node != nil || e.layer != n.part.layer {
+			continue
+		}
+		var a attrs
+		part, err := d.part(at.name, e.layer, &a)
+		if err != nil || a.st.Ino != n.hostIno || a.m.mode&unix.S_IFMT != n.typ {
+			continue
+		}
+		t.adopt(at.dir, at.name, n)
+		t.put(n, place{part, at.name})
+		t.override(n, d.wordOn(n, at.name))
+		e.node = n
+		return true
+	}
+	return false
+}
+
+// linkedAs finds the node of a layer's file with several names, of which name
+// in dir is or was one without a node.
+func (t *Tree) linkedAs(dir *Node, name string, e *dirent) *Node {
+	t.linkMu.Lock()
+	defer t.linkMu.Unlock()
+	if n := t.names.in[dir][name]; n != nil || e == nil || len(t.links) == 0 {
+		return n
+	}
+	var a attrs
+	if _, err := dir.dir.part(name, e.layer, &a); err != nil {
+		return nil
+	}
+	return t.links[linkKey{e.layer, a.st.Ino}]
 }
 
 // changed takes in what happened to names of the host directory that n shows.
@@ -176,14 +239,24 @@ func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) 
 				}
 			}
 			moved[name] = true
-		} else if e != nil && e.node != nil {
+		}
+	}
+	if len(moved) > 0 {
+		if err := t.renew(n, n.dir.stack, moved, out); err != nil {
+			return false, err
+		}
+	}
+	for name, other := range names {
+		e := n.dir.alive(name)
+		if e == nil || e.node == nil {
+			if file := t.linkedAs(n, name, e); file != nil {
+				out.node(file)
+			}
+		} else if !other {
 			out.node(e.node)
 		}
 	}
-	if len(moved) == 0 {
-		return false, nil
-	}
-	return false, t.renew(n, n.dir.stack, moved, out)
+	return false, nil
 }
 
 // mayLink tells whether a name was or is a directory or a symlink, on which

@@ -40,6 +40,7 @@ type Tree struct {
 	// links are the nodes of files with several names in a layer.
 	linkMu sync.Mutex
 	links  map[linkKey]*Node
+	names  linkNames
 
 	// What few nodes have.
 	rareMu     sync.Mutex

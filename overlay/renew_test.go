@@ -1,0 +1,120 @@
+package overlay
+
+import (
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// forget makes h as if nothing had been announced.
+func (h *heard) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.names)
+	clear(h.nodes)
+}
+
+// reads tells whether n has that content and, by its attributes, that length.
+func reads(tree *Tree, n *Node, want string) func() bool {
+	return func() bool {
+		var e Entry
+		buf := make([]byte, 64)
+		k, err := tree.Read(n, buf, 0)
+		return err == nil && string(buf[:k]) == want && tree.Stat(n, &e) == nil && e.Size == int64(k)
+	}
+}
+
+// has tells whether the tree has path.
+func has(tree *Tree, path string) func() bool {
+	return func() bool { _, err := find(tree, path); return err == nil }
+}
+
+func TestLayersFileWithSeveralNames(t *testing.T) {
+	for _, tc := range []struct{ name, script, want string }{
+		{"written by its first name", `echo more >>user/apps/a/usr/file`, "fmore\n"},
+		{"written by another name", `echo more >>user/apps/a/usr/link`, "fmore\n"},
+		{"written by a name nobody knows", `echo more >>user/apps/a/usr/later/unseen`, "fmore\n"},
+		{"the first name removed", `rm user/apps/a/usr/file`, "f"},
+		{"the first name replaced", `echo new >x; mv x user/apps/a/usr/file`, "f"},
+		{"another name removed", `rm user/apps/a/usr/link`, "f"},
+		{"another name replaced", `echo new >x; mv x user/apps/a/usr/link`, "f"},
+		{"a new name", `ln user/apps/a/usr/link user/apps/a/usr/third`, "f"},
+		{"the first name removed, then written", `rm user/apps/a/usr/file; sleep .1; echo more >>user/apps/a/usr/link`, "fmore\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := project(t, "user/apps/a/usr/file f", "user/apps/a/usr/later/x x")
+			in(t, p, `ln user/apps/a/usr/file user/apps/a/usr/link`)
+			tree, h := watched(t, p)
+			n := at(t, tree, "usr/link")
+			in(t, p, `ln user/apps/a/usr/file user/apps/a/usr/later/unseen`)
+			within(t, "a new name of it", func() bool { return h.name("unseen") && h.node(n) })
+			h.forget()
+			in(t, p, tc.script)
+			within(t, "announced", func() bool { return h.node(n) })
+			within(t, tc.want, reads(tree, n, tc.want))
+			var e Entry
+			must(t, tree.Stat(n, &e))
+			var st unix.Stat_t
+			must(t, unix.Stat(filepath.Join(p.Root, "user/apps/a/usr/later/unseen"), &st))
+			if e.Nlink != uint32(st.Nlink) {
+				t.Errorf("it has %d names, want %d", e.Nlink, st.Nlink)
+			}
+		})
+	}
+}
+
+func TestLayersFileOutlivesTheDirectoryOfAName(t *testing.T) {
+	p := project(t, "user/apps/a/usr/d/e/file f")
+	in(t, p, `ln user/apps/a/usr/d/e/file user/apps/a/usr/link`)
+	tree, h := watched(t, p)
+	n := at(t, tree, "usr/d/e/file")
+	if n != at(t, tree, "usr/link") {
+		t.Fatal("two nodes for one file")
+	}
+	in(t, p, `mv user/apps/a/usr/d moved`)
+	within(t, "announced", func() bool { return h.name("d") && h.node(n) })
+	if !reads(tree, n, "f")() {
+		t.Error("it can't be read by its other name")
+	}
+	in(t, p, `echo more >>user/apps/a/usr/link`)
+	within(t, "fmore", reads(tree, n, "fmore\n"))
+}
+
+// A file that is made anew gets the inode number of the one before, often.
+func TestLayersFileMadeAnewIsNoOldOne(t *testing.T) {
+	p := project(t, "user/apps/a/usr/file f")
+	in(t, p, `ln user/apps/a/usr/file user/apps/a/usr/link`)
+	tree, _ := watched(t, p)
+	n := at(t, tree, "usr/link")
+	in(t, p, `rm user/apps/a/usr/*`)
+	within(t, "gone", func() bool { return !has(tree, "usr/file")() && !has(tree, "usr/link")() })
+	in(t, p, `echo new >user/apps/a/usr/file; ln user/apps/a/usr/file user/apps/a/usr/link`)
+	within(t, "there", has(tree, "usr/link"))
+	if at(t, tree, "usr/link") == n {
+		t.Error("the new file is the old node")
+	}
+}
+
+func TestNamesOfLinkedFilesAreForgotten(t *testing.T) {
+	p := project(t, "user/apps/a/usr/d/file f", "user/apps/a/usr/e/x x")
+	in(t, p, `cd user/apps/a/usr; ln d/file d/link; ln d/file e/link`)
+	tree := open(t, p)
+	count := func() int { return len(tree.names.of) + len(tree.names.in) }
+	e := at(t, tree, "usr/e")
+	first, second := at(t, tree, "usr/d/file"), at(t, tree, "usr/d/link")
+	third, err := tree.Lookup(e, "link", nil)
+	must(t, err)
+	if first != second || first != third || count() != 3 {
+		t.Fatalf("%p, %p, %p are one file; %d tables", first, second, third, count())
+	}
+	tree.Release(third, 1)
+	tree.Release(e, 1)
+	if count() != 2 {
+		t.Errorf("a forgotten directory's names are kept: %d tables", count())
+	}
+	tree.Release(first, 2)
+	if count() != 0 {
+		t.Errorf("a forgotten file's names are kept: %d tables", count())
+	}
+}
