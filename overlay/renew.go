@@ -166,6 +166,9 @@ func (t *Tree) detach(e *dirent, out *news) {
 	if n.dir == nil {
 		return
 	}
+	if t.watch != nil {
+		t.watch.remove(n) // before its folder is watched by the name that it may have now
+	}
 	n.refs.Add(1)
 	for i := range n.dir.ents {
 		t.detach(&n.dir.ents[i], out)

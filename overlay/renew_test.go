@@ -118,3 +118,17 @@ func TestNamesOfLinkedFilesAreForgotten(t *testing.T) {
 		t.Errorf("a forgotten file's names are kept: %d tables", count())
 	}
 }
+
+func TestMovedDirectoryIsWatchedWhereItIs(t *testing.T) {
+	p := project(t, "user/apps/a/usr/share/d/sub/x x")
+	tree, h := watched(t, p)
+	old := at(t, tree, "usr/share/d/sub")
+	in(t, p, `mv user/apps/a/usr/share/d user/apps/a/usr/share/e`)
+	within(t, "announced", func() bool { return h.name("d") && h.name("e") })
+	hold(t, tree, at(t, tree, "usr/share/e"))
+	in(t, p, `echo y >user/apps/a/usr/share/e/sub/y`)
+	within(t, "y", has(tree, "usr/share/e/sub/y"))
+	tree.Release(old, uint64(old.refs.Load()))
+	in(t, p, `echo z >user/apps/a/usr/share/e/sub/z`)
+	within(t, "z, after the old one was forgotten", has(tree, "usr/share/e/sub/z"))
+}
