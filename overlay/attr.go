@@ -22,6 +22,10 @@ func (t *Tree) attrs(n *Node, a *attrs) error {
 	case n.part == nil:
 		return t.orphanAttrs(n, a)
 	}
+	if fd, h, ok := t.lostFile(n); ok {
+		defer t.files.put(h)
+		return a.of(fd, n.part.layer)
+	}
 	ok, err := n.part.look(n.hostName(), a)
 	if err == nil && !ok {
 		err = unix.ESTALE
@@ -71,8 +75,17 @@ func (t *Tree) orphanAttrs(n *Node, a *attrs) error {
 		return err
 	}
 	defer t.files.put(h)
+	return a.of(fd, nil)
+}
+
+// of reads the attributes of an open file, of the edits or of another layer.
+func (a *attrs) of(fd int, l *Layer) (err error) {
 	if err := unix.Fstat(fd, &a.st); err != nil {
 		return err
+	}
+	if l != nil && !l.recorded {
+		a.m = l.plainMeta(&a.st)
+		return nil
 	}
 	a.m, err = metaOf(fd, a.st.Mode)
 	return err

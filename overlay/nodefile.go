@@ -42,6 +42,17 @@ func (t *Tree) fileLocked(n *Node) (int, *handle, error) {
 	return t.files.install(h, fd), h, nil
 }
 
+// lostFile returns the descriptor of a removed file that has one open, and the
+// handle to put back: its layer may have another file by its name.
+func (t *Tree) lostFile(n *Node) (int, *handle, bool) {
+	h := n.fh.Load()
+	if h == nil || !n.is(dead) {
+		return -1, nil, false
+	}
+	fd, ok := t.files.get(h)
+	return fd, h, ok
+}
+
 // openHost opens the host's file: for writing too when it is in the edits, also
 // in frozen ones, since the checkpoint may be taken back while it is open.
 func (n *Node) openHost() (int, error) {

@@ -132,3 +132,49 @@ func TestMovedDirectoryIsWatchedWhereItIs(t *testing.T) {
 	in(t, p, `echo z >user/apps/a/usr/share/e/sub/z`)
 	within(t, "z, after the old one was forgotten", has(tree, "usr/share/e/sub/z"))
 }
+
+func TestOpenFileKeepsWhatItIs(t *testing.T) {
+	for _, tc := range []struct{ name, script string }{
+		{"replaced", `echo s >x; chmod 700 x; mv x user/sysconfig/d/f`},
+		{"removed", `rm user/sysconfig/d/f`},
+		{"its directory moved away", `mv user/sysconfig/d .; mkdir user/sysconfig/d`},
+		{"its directory removed", `rm -r user/sysconfig/d; echo s >user/sysconfig/d`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := project(t, "user/sysconfig/d/f a long old text")
+			host := filepath.Join(p.Root, "user/sysconfig/d/f")
+			must(t, unix.Setxattr(host, "user.old", []byte("o"), 0))
+			must(t, unix.Chmod(host, 0o640))
+			tree, _ := watched(t, p)
+			n := at(t, tree, "d/f")
+			if !reads(tree, n, "a long old text")() {
+				t.Fatal("it can't be read")
+			}
+			in(t, p, tc.script)
+			within(t, "taken in", func() bool {
+				now, err := find(tree, "d/f")
+				return err != nil || now != n
+			})
+			describe := func() {
+				t.Helper()
+				var e Entry
+				must(t, tree.Stat(n, &e))
+				names, err := tree.ListXattr(n)
+				must(t, err)
+				if e.Size != 15 || e.Mode != unix.S_IFREG|0o640 || e.Nlink != 0 || len(names) != 1 || names[0] != "user.old" {
+					t.Errorf("it is %o, %d bytes, %d names, attributes %q", e.Mode, e.Size, e.Nlink, names)
+				}
+				if v, err := tree.GetXattr(n, "user.old"); err != nil || string(v) != "o" {
+					t.Errorf("user.old is %q, %v", v, err)
+				}
+			}
+			describe()
+			_, err := tree.Write(n, []byte("A"), 0)
+			must(t, err)
+			describe()
+			if !reads(tree, n, "A long old text")() {
+				t.Error("what is written to it isn't read")
+			}
+		})
+	}
+}

@@ -120,7 +120,7 @@ func (t *Tree) getXattr(n *Node, name string) ([]byte, error) {
 	}
 	// The kernel asks before the first write of each file, which is open then.
 	// By a path through /proc that would take five times as long.
-	if h := n.fh.Load(); h != nil && t.inEdits(n) {
+	if h := n.fh.Load(); h != nil && (t.inEdits(n) || n.is(dead)) {
 		if t.files.isBare(h) {
 			return nil, unix.ENODATA
 		}
@@ -179,6 +179,10 @@ func (t *Tree) listXattr(n *Node) ([]string, error) {
 
 // hostXattrs lists the names that the host has for n.
 func (t *Tree) hostXattrs(n *Node) ([]string, error) {
+	if fd, h, ok := t.lostFile(n); ok {
+		defer t.files.put(h)
+		return xattr.List(procPath(fd, ""))
+	}
 	var buf [1024]byte
 	if k, ok, err := t.listXattrAt(n, buf[:]); ok || err != nil {
 		return strings.FieldsFunc(string(buf[:k]), func(r rune) bool { return r == 0 }), err
