@@ -33,7 +33,7 @@ const pollEvery = 150 * time.Millisecond
 type watcher struct {
 	tree   *Tree
 	notify Notifier
-	events *fsnotify.Watcher
+	events folderEvents
 
 	wake        chan struct{} // there is something in the batch
 	ended, done chan struct{} // receive, run have returned
@@ -57,7 +57,7 @@ func (t *Tree) Watch(notify Notifier) error {
 		return err
 	}
 	w := &watcher{
-		tree: t, notify: notify, events: events,
+		tree: t, notify: notify, events: folderEvents{events},
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), done: make(chan struct{}),
 		dirs: make(map[string]*Node), polled: make(map[string]unix.Timespec),
 	}
