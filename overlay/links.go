@@ -22,6 +22,7 @@ func (t *Tree) linkPackages() error {
 	if i := slices.IndexFunc(layers, (*Layer).writable); i >= 0 {
 		layers = layers[:i]
 	}
+	t.followed = make(map[string]bool)
 	entries := make([][]shallowEntry, len(layers))
 	bad := make([]error, len(layers))
 	inParallel(len(layers), func(i int) { entries[i], bad[i] = layers[i].shallow() })
@@ -48,7 +49,7 @@ func (t *Tree) linkLayer(l *Layer, entries []shallowEntry, links map[string]bool
 		case !links[path]:
 			continue
 		case e.typ == unix.DT_DIR && l.pkg:
-			target, err := t.follow(t.stackBelow(l.rank), path)
+			target, err := t.follow(t.stackBelow(l.rank), path, t.followed)
 			if err != nil {
 				return err
 			}
@@ -125,9 +126,11 @@ func (l *Layer) entries(all []shallowEntry, d *hostDir) ([]shallowEntry, error) 
 const maxLinks = 40
 
 // follow resolves path as the merged tree of the stack would, symlinks
-// included. It returns the stack of a directory, nil for anything else.
-func (t *Tree) follow(root []*hostDir, path string) ([]*hostDir, error) {
+// included. It returns the stack of a directory, nil for anything else. The
+// paths that it looks at go into seen, unless that is nil.
+func (t *Tree) follow(root []*hostDir, path string, seen map[string]bool) ([]*hostDir, error) {
 	trail := [][]*hostDir{root} // the directories above, for ".."
+	var at []string             // their names
 	todo := strings.Split(path, "/")
 	for links := 0; len(todo) > 0; {
 		name := todo[0]
@@ -137,14 +140,18 @@ func (t *Tree) follow(root []*hostDir, path string) ([]*hostDir, error) {
 			continue
 		case "..":
 			trail = trail[:max(1, len(trail)-1)]
+			at = at[:len(trail)-1]
 			continue
+		}
+		if seen != nil {
+			seen[join(strings.Join(at, "/"), name)] = true
 		}
 		f, err := step(trail[len(trail)-1], name)
 		switch {
 		case err != nil:
 			return nil, err
 		case f.dirs != nil:
-			trail = append(trail, f.dirs)
+			trail, at = append(trail, f.dirs), append(at, name)
 			continue
 		case f.dir == nil:
 			return nil, nil
@@ -154,7 +161,7 @@ func (t *Tree) follow(root []*hostDir, path string) ([]*hostDir, error) {
 			return nil, err
 		}
 		if strings.HasPrefix(target, "/") {
-			trail = trail[:1]
+			trail, at = trail[:1], nil
 		}
 		todo = append(strings.Split(target, "/"), todo...)
 	}

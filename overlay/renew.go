@@ -234,12 +234,9 @@ func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) 
 	}
 	moved := make(map[string]bool)
 	for name, other := range names {
-		e := n.dir.alive(name)
 		if other {
-			if n == t.root || n.parent == t.root {
-				if t.mayLink(n, e, name) {
-					return true, nil
-				}
+			if t.mayLink(n, name) {
+				return true, nil
 			}
 			moved[name] = true
 		}
@@ -262,20 +259,25 @@ func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) 
 	return false, nil
 }
 
-// mayLink tells whether a name was or is a directory or a symlink, on which
-// the rule of links.go turns.
-func (t *Tree) mayLink(dir *Node, e *dirent, name string) bool {
-	if e != nil && (e.typ == unix.DT_DIR || e.typ == unix.DT_LNK) {
-		return true
-	}
+// mayLink tells whether the rule of links.go turns on what name in dir was or
+// is: a package may have a directory over a symlink there, or a link that such
+// a directory follows lead there.
+func (t *Tree) mayLink(dir *Node, name string) bool {
+	var link, over bool
 	for _, part := range dir.dir.stack {
-		var st unix.Stat_t
-		if ok, err := part.stat(name, &st); err == nil && ok {
-			typ := st.Mode & unix.S_IFMT
-			return typ == unix.S_IFDIR || typ == unix.S_IFLNK
+		if len(t.followed) > 0 && t.followed[join(part.path(), name)] {
+			return true
+		}
+		if part.parent != nil && part.parent.parent != nil {
+			continue // deeper than the rule looks for links
+		}
+		var a attrs
+		if ok, err := part.look(name, &a); err == nil && ok {
+			link = link || a.m.mode&unix.S_IFMT == unix.S_IFLNK
+			over = over || a.m.mode&unix.S_IFMT == unix.S_IFDIR && part.layer.pkg
 		}
 	}
-	return false
+	return link && over
 }
 
 // relayer takes in that packages, other layers or the manifest came, went or

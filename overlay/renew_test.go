@@ -2,6 +2,8 @@ package overlay
 
 import (
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -177,4 +179,61 @@ func TestOpenFileKeepsWhatItIs(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestOrdinaryDirectoriesDontChangeTheLayers(t *testing.T) {
+	p := project(t, "user/apps/a/usr/file f", "user/sysconfig/etc/c c")
+	in(t, p, `ln -s usr user/apps/a/sbin; mkdir -p user/apps/b/sbin; echo s >user/apps/b/sbin/s`)
+	tree, h := watched(t, p)
+	n := at(t, tree, "usr/file")
+	in(t, p, `mkdir user/sysconfig/etc/dir; ln -s c user/sysconfig/etc/link; mkdir user/sysconfig/opt`)
+	within(t, "there", func() bool { return has(tree, "etc/dir")() && has(tree, "etc/link")() && has(tree, "opt")() })
+	in(t, p, `rmdir user/sysconfig/etc/dir; rm user/sysconfig/etc/link`)
+	within(t, "gone", func() bool { return !has(tree, "etc/dir")() && !has(tree, "etc/link")() })
+	if h.node(n) {
+		t.Error("all was looked at")
+	}
+}
+
+func TestPackagesDirectoryFollowsALiveLink(t *testing.T) {
+	for _, tc := range []struct{ name, script, want string }{
+		{"the link goes", `rm user/apps/a/sbin`, "sbin/s"},
+		{"the link leads elsewhere", `ln -s opt x; mv -T x user/apps/a/sbin`, "opt/s"},
+		{"the link becomes a file", `rm user/apps/a/sbin; echo f >user/apps/a/sbin`, "sbin/s"},
+		{"its target goes", `rm -r user/apps/a/usr/sbin`, "sbin/s"},
+		{"its target comes back", `rm -r user/apps/a/usr/sbin; sleep .1; mkdir user/apps/a/usr/sbin`, "usr/sbin/s"},
+		{"its target becomes a link", `rm -r user/apps/a/usr/sbin; ln -s ../opt user/apps/a/usr/sbin`, "opt/s"},
+		{"a new link for another", `mv user/apps/a/lib64 x; sleep .1; ln -s opt user/apps/a/lib64`, "opt/l"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := project(t, "user/apps/a/usr/sbin/x x", "user/apps/a/opt/x x", "user/apps/a/lib64 f",
+				"user/apps/b/sbin/s s", "user/apps/b/lib64/l l")
+			in(t, p, `ln -s usr/sbin user/apps/a/sbin`)
+			tree, _ := watched(t, p)
+			if !has(tree, "usr/sbin/s")() || !has(tree, "lib64/l")() {
+				t.Fatal(dump(t, tree))
+			}
+			in(t, p, tc.script)
+			within(t, tc.want, func() bool {
+				n, err := find(tree, filepath.Dir(tc.want))
+				return err == nil && n.path() == filepath.Dir(tc.want) && has(tree, tc.want)()
+			})
+			was := strings.Split(dump(t, tree), "\n")
+			must(t, tree.Close())
+			now := strings.Split(dump(t, open(t, p)), "\n")
+			sortLines(was)
+			sortLines(now)
+			if !slices.Equal(now, was) {
+				t.Errorf("it is %q, and when it is opened again %q", was, now)
+			}
+		})
+	}
+}
+
+func TestNewPackagesDirectoryFollowsAnArchivesLink(t *testing.T) {
+	p := project(t, "base/usr/bin/x x", "user/apps/z/usr/bin/y y")
+	in(t, p, `ln -s usr/bin base/bin; tar -C base -cf user/apps/a.tar .`)
+	tree, _ := watched(t, p)
+	in(t, p, `mkdir user/apps/z/bin; echo s >user/apps/z/bin/sh`)
+	within(t, "usr/bin/sh", has(tree, "usr/bin/sh"))
 }

@@ -24,10 +24,15 @@ type Tree struct {
 	mu sync.RWMutex
 
 	layers []*Layer // bottom to top
-	edits  *Layer   // the topmost, where there are any; it changes with a checkpoint
-	epoch  atomic.Uint32
-	state  *state // what is writable in the edits; nil when opened to read
-	root   *Node
+
+	// followed are the paths on which it turned where packages' directories
+	// over symlinks lead (links.go).
+	followed map[string]bool
+
+	edits *Layer // the topmost, where there are any; it changes with a checkpoint
+	epoch atomic.Uint32
+	state *state // what is writable in the edits; nil when opened to read
+	root  *Node
 
 	overrides *overrides
 
