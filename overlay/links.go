@@ -105,9 +105,9 @@ func (l *Layer) shallow() ([]shallowEntry, error) {
 // entries adds those of one directory to all.
 func (l *Layer) entries(all []shallowEntry, d *hostDir) ([]shallowEntry, error) {
 	names, err := readNames(d)
-	if err != nil {
+	if ignoreMissing(err) != nil {
 		return nil, err
-	}
+	} // else the layer lost the directory since
 	for _, h := range names {
 		typ := h.typ
 		if l.recorded && typ == unix.DT_REG {

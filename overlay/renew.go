@@ -307,20 +307,32 @@ func (t *Tree) relayer(out *news) error {
 			return err
 		}
 	}
-	for _, l := range layers {
-		l.hidden, l.attach = nil, nil
-	}
 	t.project, t.layers, t.overrides = p, layers, overridesOf(p.Manifest)
 	numberLayers(t.layers)
-	if err := t.linkPackages(); err != nil {
-		return err
-	}
-	t.root.dir.overrides = t.overrides
-	if err := t.renew(t.root, withAttached(t.stackBelow(len(t.layers))), nil, out); err != nil {
+	if err := t.relink(out); err != nil {
 		return err
 	}
 	t.letGo(p.passing(layers))
 	return nil
+}
+
+// renewAll takes in whatever changed in the layers that the tree has.
+func (t *Tree) renewAll(out *news) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.relink(out)
+}
+
+// relink merges the layers anew. t.mu is held exclusively.
+func (t *Tree) relink(out *news) error {
+	for _, l := range t.layers {
+		l.hidden, l.attach = nil, nil
+	}
+	if err := t.linkPackages(); err != nil {
+		return err
+	}
+	t.root.dir.overrides = t.overrides
+	return t.renew(t.root, withAttached(t.stackBelow(len(t.layers))), nil, out)
 }
 
 // sameLayer returns the layer that the tree has already for what l stands for,

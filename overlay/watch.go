@@ -29,6 +29,9 @@ const settle = 10 * time.Millisecond
 // and how soon a package that is half there is looked at again.
 const pollEvery = 150 * time.Millisecond
 
+// mostPatient is how long layers that can't be shown are left alone at most.
+const mostPatient = 4 * time.Second
+
 // watcher follows the plain layers' directories that have been visited.
 type watcher struct {
 	tree   *Tree
@@ -40,6 +43,11 @@ type watcher struct {
 
 	batchMu sync.Mutex
 	batch   batch
+
+	// What follows is run's alone.
+	again   *time.Timer   // has the layers looked at again
+	patient time.Duration // how long again waits; 0 while the layers can be shown
+	trouble string        // why they can't be
 
 	mu     sync.Mutex
 	dirs   map[string]*Node         // by host path
@@ -63,6 +71,8 @@ func (t *Tree) Watch(notify Notifier) error {
 	}
 	w.poller = time.AfterFunc(time.Hour, w.poll)
 	w.poller.Stop()
+	w.again = time.AfterFunc(time.Hour, func() { w.later(func(b *batch) { b.relayer = true }) })
+	w.again.Stop()
 	go w.receive()
 	w.watchLayers()
 	t.mu.Lock()
@@ -159,6 +169,7 @@ func (w *watcher) remove(n *Node) {
 
 func (w *watcher) close() {
 	w.poller.Stop()
+	w.again.Stop()
 	_ = w.events.Close()
 	<-w.done
 }
@@ -166,7 +177,7 @@ func (w *watcher) close() {
 // batch is what happened since it was last taken in.
 type batch struct {
 	names    map[string]map[string]bool // host directory → name → may be another file
-	relayer  bool
+	relayer  bool                       // it is time to look at the layers again
 	overflow bool
 }
 
@@ -257,50 +268,86 @@ func (w *watcher) poll() {
 	}
 }
 
-// signs tells whether what happened may change the layers themselves.
-func (w *watcher) signs(b *batch) bool {
-	for dir, names := range b.names {
-		for name, other := range names {
-			if name == ManifestName || other && w.tree.project.layerSign(filepath.Join(dir, name)) {
-				return true
-			}
-		}
-	}
-	return b.relayer || b.overflow
-}
-
 // take brings the tree up to a batch and announces the changes.
 func (w *watcher) take(b batch) {
 	var out news
-	relayer := w.signs(&b)
-	if !relayer {
-		for dir, names := range b.names {
-			w.mu.Lock()
-			n := w.dirs[dir]
-			w.mu.Unlock()
-			if n == nil {
-				continue
-			}
-			all, err := w.tree.changed(n, names, &out)
-			if err != nil {
-				w.tree.log.Warn("a layer changed and can't be read", "path", dir, "error", err)
-			}
-			relayer = relayer || all
-		}
+	sign := w.sign(&b)
+	whole := b.overflow
+	if !sign && !b.relayer {
+		whole = w.changed(&b, &out)
 	}
-	if relayer {
-		if err := w.tree.relayer(&out); err != nil {
-			// A package that is being copied in is no package yet.
-			w.tree.log.Warn("the layers changed and can't be shown yet", "error", err)
-			w.later(func(b *batch) { b.relayer = true })
-			time.Sleep(pollEvery)
+	if (sign || b.relayer || whole) && !w.relayer(sign, &out) {
+		// What else happened is seen all the same.
+		whole = whole || w.changed(&b, &out)
+		if whole {
+			if err := w.tree.renewAll(&out); err != nil {
+				w.tree.log.Warn("a layer changed and can't be read", "error", err)
+			}
 		}
-		w.watchLayers()
-	}
-	for _, n := range out.nodes {
-		w.notify.Changed(n)
 	}
 	for _, name := range out.names {
 		w.notify.NameChanged(name.dir, name.name)
 	}
+	for _, n := range out.nodes {
+		w.notify.Changed(n)
+	}
+}
+
+// sign tells whether what happened may change the layers themselves.
+func (w *watcher) sign(b *batch) bool {
+	for dir, names := range b.names {
+		for name, other := range names {
+			path := filepath.Join(dir, name)
+			if name == ManifestName || other && w.tree.project.layerSign(path) {
+				return true
+			}
+			if other && w.patient > 0 && filepath.Dir(dir) == w.tree.project.AppsDir() {
+				return true // it may be what a package lacked
+			}
+		}
+	}
+	return b.overflow
+}
+
+// changed takes in what happened in the layers' directories. It returns true
+// when the layers must be looked at as a whole.
+func (w *watcher) changed(b *batch, out *news) (whole bool) {
+	for dir, names := range b.names {
+		w.mu.Lock()
+		n := w.dirs[dir]
+		w.mu.Unlock()
+		if n == nil {
+			continue
+		}
+		all, err := w.tree.changed(n, names, out)
+		if err != nil {
+			w.tree.log.Warn("a layer changed and can't be read", "path", dir, "error", err)
+		}
+		whole = whole || all
+	}
+	return whole
+}
+
+// relayer brings the layers up to date. When it can't, it returns false and
+// does so later: soon after a sign, and less and less often without one.
+func (w *watcher) relayer(sign bool, out *news) bool {
+	err := w.tree.relayer(out)
+	if err == nil {
+		w.again.Stop()
+		w.patient, w.trouble = 0, ""
+		w.watchLayers()
+		return true
+	}
+	w.watchLayers()
+	// A package that is being copied in is no package yet.
+	if w.trouble != err.Error() {
+		w.trouble = err.Error()
+		w.tree.log.Warn("the layers changed and can't be shown yet", "error", err)
+	}
+	w.patient = min(2*w.patient, mostPatient)
+	if sign || w.patient == 0 {
+		w.patient = pollEvery
+	}
+	w.again.Reset(w.patient)
+	return false
 }

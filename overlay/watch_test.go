@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -16,17 +17,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// heard notes what a tree announces.
+// heard notes what a tree announces, and what it logs.
 type heard struct {
 	mu    sync.Mutex
 	names map[string]bool
 	nodes map[*Node]bool
+	early map[string]bool // names before which no node was announced
+	log   strings.Builder
+}
+
+func (h *heard) Write(line []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.log.Write(line)
+}
+
+// logged returns how often text was.
+func (h *heard) logged(text string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return strings.Count(h.log.String(), text)
 }
 
 func (h *heard) NameChanged(_ *Node, name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.names[name] = true
+	h.early[name] = h.early[name] || len(h.nodes) == 0
 }
 
 func (h *heard) Changed(n *Node) {
@@ -51,8 +68,8 @@ func (h *heard) node(n *Node) bool {
 func watched(t *testing.T, p *Project) (*Tree, *heard) {
 	t.Helper()
 	tree := open(t, p)
-	tree.log = slog.New(slog.NewTextHandler(t.Output(), nil))
-	h := &heard{names: make(map[string]bool), nodes: make(map[*Node]bool)}
+	h := &heard{names: make(map[string]bool), nodes: make(map[*Node]bool), early: make(map[string]bool)}
+	tree.log = slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), h), nil))
 	must(t, tree.Watch(h))
 	hold(t, tree, tree.Root())
 	return tree, h
@@ -130,6 +147,50 @@ func TestLayersAreLive(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// shows tells whether the tree has path.
+func shows(tree *Tree, path string) func() bool {
+	return func() bool { _, err := find(tree, path); return err == nil }
+}
+
+// While layers can't be shown as they are now, what is in the others is seen.
+func TestLayersAreLiveBesideTrouble(t *testing.T) {
+	for _, trouble := range []struct{ name, make, mend string }{
+		{"an unfinished package", `mkdir user/apps/bad`, `mkdir user/apps/bad/opt`},
+		{"a broken manifest", `echo 'arch = ' >rootfs.toml`, `printf '[[file]]\npath = "/opt"\ntype = "dir"\n' >rootfs.toml`},
+		{"a result that leads nowhere", `mkdir bad; ln -s ../../../new bad/result; mv bad user/apps`, `mkdir -p new/opt`},
+	} {
+		t.Run(trouble.name, func(t *testing.T) {
+			p := project(t, "user/apps/a/usr/file f", "user/apps/b/usr/gone g", "user/apps/c/srv/gone g", "user/sysconfig/etc/c c")
+			tree, h := watched(t, p)
+			in(t, p, trouble.make)
+			within(t, "the trouble", func() bool { return h.logged("can't be shown") > 0 })
+			in(t, p, `sleep .5; echo n >user/apps/a/usr/new; echo n >user/sysconfig/etc/new; rm user/apps/b/usr/gone`)
+			within(t, "a new file", shows(tree, "usr/new"))
+			within(t, "another layer's", shows(tree, "etc/new"))
+			within(t, "a removed file", func() bool { return !shows(tree, "usr/gone")() })
+			if n := h.logged("can't be shown"); n != 1 {
+				t.Errorf("warned %d times", n)
+			}
+			in(t, p, `mkdir -p user/apps/a/var/d; rm -r user/apps/c`)
+			within(t, "a new directory", shows(tree, "var/d"))
+			within(t, "a package that goes", func() bool { return !shows(tree, "srv/gone")() })
+			in(t, p, trouble.mend)
+			within(t, "all", shows(tree, "opt"))
+		})
+	}
+}
+
+// What comes is announced before what has only been looked at for it.
+func TestNamesAreAnnouncedFirst(t *testing.T) {
+	p := project(t, "user/apps/a/usr/lib/file f", "user/sysconfig/etc/c c")
+	_, h := watched(t, p)
+	in(t, p, `mkdir user/sysconfig/etc/new`)
+	within(t, "new", func() bool { return h.name("new") })
+	if !h.early["new"] {
+		t.Error("new was announced after nodes")
 	}
 }
 
