@@ -80,10 +80,7 @@ func packages(appsDir string, order, exclude []string) ([]pkg, error) {
 			return nil, fmt.Errorf("apps.exclude: pattern %q: %w", pattern, err)
 		}
 	}
-	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool {
-		name, _ := cutArchiveSuffix(e.Name())
-		return strings.HasPrefix(name, ".") || matchesAny(exclude, name) || matchesAny(exclude, e.Name())
-	})
+	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return noPackage(exclude, e.Name()) })
 	real, err := filepath.EvalSymlinks(appsDir)
 	if err != nil {
 		return nil, err
@@ -126,6 +123,12 @@ func inOrder(found []pkg, order, exclude []string, appsDir string) ([]pkg, error
 	}
 	slices.SortStableFunc(found, func(a, b pkg) int { return cmp.Compare(position(a), position(b)) })
 	return found, nil
+}
+
+// noPackage tells whether a name in the packages' folder is hidden or excluded.
+func noPackage(exclude []string, file string) bool {
+	name, _ := cutArchiveSuffix(file)
+	return strings.HasPrefix(name, ".") || matchesAny(exclude, name) || matchesAny(exclude, file)
 }
 
 func cutArchiveSuffix(file string) (name string, ok bool) {

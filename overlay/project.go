@@ -160,55 +160,6 @@ func (p *Project) LayerDirs() []string {
 	return dirs
 }
 
-// watchDirs are the host folders in which layers come and go.
-func (p *Project) watchDirs() []string {
-	if p.directories != nil {
-		return nil
-	}
-	dirs := []string{p.Root, p.BuiltDir()}
-	if p.Manifest.checkout != nil {
-		dirs = append(dirs, p.CheckoutDirs()...)
-	}
-	for _, dir := range p.LayerDirs() {
-		dirs = append(dirs, filepath.Dir(dir))
-	}
-	apps := p.path(p.Manifest.Apps.Path)
-	dirs = append(dirs, apps)
-	entries, err := os.ReadDir(apps)
-	if err != nil {
-		return dirs
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			dirs = append(dirs, filepath.Join(apps, e.Name()))
-		}
-	}
-	return dirs
-}
-
-// layerSign tells whether a change of a path among watchDirs may change the
-// layers.
-func (p *Project) layerSign(path string) bool {
-	if p.directories != nil {
-		return false
-	}
-	apps := p.path(p.Manifest.Apps.Path)
-	dir, name := filepath.Split(path)
-	dir = filepath.Clean(dir)
-	if dir == apps || dir == p.BuiltDir() || p.Manifest.checkout != nil && slices.Contains(p.CheckoutDirs(), dir) || name == resultLink || name == RecipeName {
-		return true
-	}
-	if path == filepath.Join(p.Root, ManifestName) || path == p.Manifest.File || path == p.LockFile() {
-		return true
-	}
-	for _, layer := range p.LayerDirs() {
-		if path == layer || strings.HasPrefix(layer, path+"/") {
-			return true
-		}
-	}
-	return false
-}
-
 // path makes a path of the manifest, relative to the project, absolute.
 func (p *Project) path(rel string) string {
 	if filepath.IsAbs(rel) {

@@ -26,7 +26,8 @@ type Notifier interface {
 const settle = 10 * time.Millisecond
 
 // pollEvery is how often directories are looked at that couldn't be watched,
-// and how soon a package that is half there is looked at again.
+// how soon a package that is half there is looked at again, and how long an
+// archive is left alone for its writer to be done.
 const pollEvery = 150 * time.Millisecond
 
 // mostPatient is how long layers that can't be shown are left alone at most.
@@ -45,12 +46,15 @@ type watcher struct {
 	batch   batch
 
 	// What follows is run's alone.
+	signs   *signs
 	again   *time.Timer   // has the layers looked at again
+	writing bool          // an archive, until again
 	patient time.Duration // how long again waits; 0 while the layers can be shown
 	trouble string        // why they can't be
 
-	mu     sync.Mutex
+	mu     sync.Mutex               // held while watches change, so that they are what dirs and fixed say
 	dirs   map[string]*Node         // by host path
+	fixed  map[string]bool          // watched for the layers' sake
 	polled map[string]unix.Timespec // not watched: their last change
 	poller *time.Timer              // runs while there are polled ones: an idle daemon sleeps
 	full   bool                     // the limit of watches was met
@@ -88,8 +92,16 @@ func (w *watcher) watchLayers() {
 	if p := w.tree.project; p.directories == nil && isDir(p.AppsDir()) {
 		_ = os.MkdirAll(p.BuiltDir(), 0o755) // a first build must be seen; where it can't be made, none is
 	}
-	for _, dir := range w.tree.project.watchDirs() {
+	w.signs = w.tree.project.signs()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	was := w.fixed
+	w.fixed = w.signs.watch
+	for dir := range w.fixed {
 		w.watchPath(dir)
+	}
+	for dir := range was {
+		w.unwatch(dir)
 	}
 }
 
@@ -119,11 +131,12 @@ func (w *watcher) add(n *Node) {
 		path := filepath.Join(part.layer.Dir, part.path())
 		w.mu.Lock()
 		w.dirs[path] = n
-		w.mu.Unlock()
 		w.watchPath(path)
+		w.mu.Unlock()
 	}
 }
 
+// watchPath is called with w.mu held.
 func (w *watcher) watchPath(path string) {
 	err := w.events.Add(path)
 	switch {
@@ -132,8 +145,6 @@ func (w *watcher) watchPath(path string) {
 		errors.Is(err, unix.EACCES): // we can't read it either
 		return
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	if !w.full {
 		w.full = true
 		w.tree.log.Warn("can't watch all layers; the rest is looked at now and then, for new and removed names only (raise fs.inotify.max_user_watches)",
@@ -147,6 +158,15 @@ func (w *watcher) watchPath(path string) {
 	w.polled[path] = st.Mtim
 }
 
+// unwatch ends the watch of a path that nobody needs any more. w.mu is held.
+func (w *watcher) unwatch(path string) {
+	if w.dirs[path] != nil || w.fixed[path] {
+		return
+	}
+	delete(w.polled, path)
+	_ = w.events.Remove(path) // it may be gone with its directory
+}
+
 // remove forgets a directory that nobody refers to.
 func (w *watcher) remove(n *Node) {
 	for _, part := range n.dir.stack {
@@ -155,15 +175,11 @@ func (w *watcher) remove(n *Node) {
 		}
 		path := filepath.Join(part.layer.Dir, part.path())
 		w.mu.Lock()
-		mine := w.dirs[path] == n
-		if mine {
+		if w.dirs[path] == n {
 			delete(w.dirs, path)
-			delete(w.polled, path)
+			w.unwatch(path)
 		}
 		w.mu.Unlock()
-		if mine && part.parent != nil {
-			_ = w.events.Remove(path) // it may be gone with its directory
-		}
 	}
 }
 
@@ -295,18 +311,25 @@ func (w *watcher) take(b batch) {
 
 // sign tells whether what happened may change the layers themselves.
 func (w *watcher) sign(b *batch) bool {
+	sign := b.overflow
 	for dir, names := range b.names {
 		for name, other := range names {
-			path := filepath.Join(dir, name)
-			if name == ManifestName || other && w.tree.project.layerSign(path) {
-				return true
-			}
-			if other && w.patient > 0 && filepath.Dir(dir) == w.tree.project.AppsDir() {
-				return true // it may be what a package lacked
+			switch w.signs.counts(filepath.Join(dir, name), other) {
+			case signArchive:
+				w.writing, b.relayer = true, false
+				w.again.Reset(pollEvery)
+			case 0:
+				// It may be what a package lacked.
+				sign = sign || other && w.patient > 0 && w.signs.folders[dir]
+			default:
+				sign = true
 			}
 		}
 	}
-	return b.overflow
+	if b.relayer {
+		w.writing = false
+	}
+	return sign
 }
 
 // changed takes in what happened in the layers' directories. It returns true
@@ -331,6 +354,10 @@ func (w *watcher) changed(b *batch, out *news) (whole bool) {
 // relayer brings the layers up to date. When it can't, it returns false and
 // does so later: soon after a sign, and less and less often without one.
 func (w *watcher) relayer(sign bool, out *news) bool {
+	if w.writing {
+		return false // which would be read in vain, and again when it is whole
+	}
+	w.watchLayers() // before they are looked at: they may change meanwhile
 	err := w.tree.relayer(out)
 	if err == nil {
 		w.again.Stop()
@@ -338,7 +365,6 @@ func (w *watcher) relayer(sign bool, out *news) bool {
 		w.watchLayers()
 		return true
 	}
-	w.watchLayers()
 	// A package that is being copied in is no package yet.
 	if w.trouble != err.Error() {
 		w.trouble = err.Error()

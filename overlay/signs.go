@@ -1,0 +1,151 @@
+package overlay
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// signs are the places on the host that say what a project's layers are. Their
+// paths go through no link, as those of events do when what is watched doesn't.
+type signs struct {
+	places  map[string]signKind
+	lists   map[string]bool // folders of which every name counts
+	folders map[string]bool // the packages'
+	watch   map[string]bool // the folders to watch: those, and where places are
+
+	apps    string   // one of lists
+	exclude []string // as in the manifest
+}
+
+// signKind says what changes of a place count.
+type signKind int
+
+const (
+	signName    signKind = iota + 1 // it comes, goes or is replaced
+	signFile                        // or is written to
+	signArchive                     // the same, but only whole is it of use
+)
+
+// signs finds the project's.
+func (p *Project) signs() *signs {
+	s := &signs{
+		places: make(map[string]signKind), lists: make(map[string]bool),
+		folders: make(map[string]bool), watch: make(map[string]bool),
+		exclude: p.Manifest.Apps.Exclude,
+	}
+	if p.directories != nil {
+		return s
+	}
+	s.watch[p.Root] = true
+	for _, file := range []string{filepath.Join(p.Root, ManifestName), p.Manifest.File, p.LockFile()} {
+		if file != "" {
+			s.place(file, signFile)
+		}
+	}
+	s.list(p.BuiltDir())
+	if p.Manifest.checkout != nil {
+		for _, dir := range p.CheckoutDirs() {
+			s.list(dir)
+		}
+	}
+	for _, dir := range p.LayerDirs() {
+		if end := s.place(dir, signArchive); end != "" && isOCILayout(end) {
+			s.place(filepath.Join(end, "index.json"), signFile)
+		}
+		for up := filepath.Dir(dir); up != p.Root && inside(up, p.Root); up = filepath.Dir(up) {
+			s.place(up, signName)
+		}
+	}
+	s.packages(p.AppsDir())
+	return s
+}
+
+// packages adds what says which packages there are, and where.
+func (s *signs) packages(apps string) {
+	s.apps = s.list(apps)
+	entries, err := os.ReadDir(s.apps)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if noPackage(s.exclude, e.Name()) {
+			continue
+		}
+		dir := filepath.Join(s.apps, e.Name())
+		if e.Type()&os.ModeSymlink != 0 {
+			dir = s.in(s.apps, e.Name(), signArchive)
+		}
+		if e.Type().IsRegular() || !isDir(dir) {
+			continue
+		}
+		s.folders[dir], s.watch[dir] = true, true
+		s.in(dir, resultLink, signName)
+		s.in(dir, RecipeName, signFile)
+	}
+}
+
+// list adds a folder of which every name counts, and returns where it is.
+func (s *signs) list(dir string) string {
+	end := s.place(dir, signName)
+	if isDir(end) {
+		s.lists[end], s.watch[end] = true, true
+	}
+	return end
+}
+
+// place adds a path and, if that is a link, what it leads to, which is returned;
+// "" where that can't be followed.
+func (s *signs) place(path string, kind signKind) string {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return ""
+	}
+	return s.in(dir, filepath.Base(path), kind)
+}
+
+// in is place for a name in a folder whose path goes through no link.
+func (s *signs) in(dir, name string, kind signKind) string {
+	for range maxLinks {
+		s.watch[dir] = true
+		path := filepath.Join(dir, name)
+		target, err := os.Readlink(path)
+		if err != nil {
+			if st, err := os.Lstat(path); err != nil || !st.Mode().IsRegular() {
+				kind = signName
+			}
+			s.places[path] = max(s.places[path], kind)
+			return path
+		}
+		s.places[path] = max(s.places[path], signName)
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(dir, target)
+		}
+		if dir, err = filepath.EvalSymlinks(filepath.Dir(target)); err != nil {
+			return ""
+		}
+		name = filepath.Base(target)
+	}
+	return ""
+}
+
+// counts tells whether what happened to path may change the layers; 0 when not.
+// other says that it may be another file now; else it was written to.
+func (s *signs) counts(path string, other bool) signKind {
+	dir, name := filepath.Dir(path), filepath.Base(path)
+	kind := s.places[path]
+	if dir == s.apps && !noPackage(s.exclude, name) {
+		if _, ok := cutArchiveSuffix(name); ok && !isDir(path) {
+			kind = signArchive
+		}
+	}
+	switch {
+	case kind == signArchive:
+		return kind
+	case other && (kind != 0 || s.lists[dir]):
+		return signName
+	case kind == signFile, s.lists[dir] && strings.HasSuffix(name, ".toml"):
+		return signFile
+	}
+	return 0
+}
