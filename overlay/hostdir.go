@@ -31,7 +31,7 @@ func (d *hostDir) open() (int, error) {
 	var fd int
 	var err error
 	if d.parent == nil {
-		fd, err = openCloned(d.layer.clone, d.layer.Dir)
+		fd, err = d.layer.openRoot()
 	} else {
 		var up int
 		if up, err = d.parent.open(); err != nil {

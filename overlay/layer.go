@@ -3,6 +3,7 @@ package overlay
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +24,8 @@ type Layer struct {
 	squash   bool   // asIs, but all belongs to root
 	clone    string // where it is reached from; see openCloned
 	root     *hostDir
-	inoBase  uint64 // the high bits of its inode numbers
+	rootID   [2]uint64 // device and inode number of root
+	inoBase  uint64    // the high bits of its inode numbers
 
 	// implicit are directories that stand only for what is in them: their
 	// attributes come from below, where something is below. nil for most.
@@ -44,12 +46,47 @@ func (l *Layer) open(t *Tree, rank int) error {
 	if l.root == nil {
 		l.root = &hostDir{layer: l}
 	}
-	if _, err := l.root.open(); err != nil {
+	fd, err := l.root.open()
+	var st unix.Stat_t
+	if err == nil {
+		err = unix.Fstat(fd, &st)
+	}
+	if err != nil {
 		return fmt.Errorf("layer %s: %s: %w", l.Name, l.Dir, err)
 	}
+	l.rootID = [2]uint64{st.Dev, st.Ino}
 	// Not given back: a layer's root stays open, since it alone is found by a
 	// path, which another program may rename.
 	return nil
+}
+
+// closeLayers gives back the roots of open layers but those in keep. Who still
+// has a file of theirs finds it as long as the layer's path leads there.
+func closeLayers(layers, keep []*Layer) {
+	for _, l := range layers {
+		if !slices.Contains(keep, l) {
+			l.tree.dirs.retire(&l.root.h)
+			l.root.close()
+		}
+	}
+}
+
+// openRoot opens the layer's root by its path. Once it was open, nothing else is
+// taken for it.
+func (l *Layer) openRoot() (int, error) {
+	fd, err := openCloned(l.clone, l.Dir)
+	if err != nil || l.rootID == [2]uint64{} {
+		return fd, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil && l.rootID != [2]uint64{st.Dev, st.Ino} {
+		err = unix.ESTALE
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // writable tells whether the layer takes the tree's changes.

@@ -447,7 +447,7 @@ func (t *Tree) forget(n *Node) {
 		return
 	}
 	if t.watch != nil {
-		t.watch.remove(n)
+		t.watch.remove(n, n.dir.stack)
 	}
 	for _, part := range n.dir.stack {
 		t.dirs.drop(&part.h) // or it would stay until others need the place

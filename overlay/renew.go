@@ -30,7 +30,7 @@ func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *ne
 	if len(stack) > 0 && n.upper().layer == t.edits && stack[0].layer == t.edits {
 		stack[0] = n.upper() // which its children's places refer to
 	}
-	d.stack = stack
+	t.restack(n, stack)
 	out.node(n)
 	if !d.loaded {
 		return nil
@@ -71,6 +71,26 @@ func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *ne
 		}
 	}
 	return nil
+}
+
+// restack gives the directory n another stack, and back what was kept for the
+// parts that aren't in it any more.
+func (t *Tree) restack(n *Node, stack []*hostDir) {
+	var left []*hostDir
+	for _, old := range n.dir.stack {
+		if slices.Contains(stack, old) {
+			continue
+		}
+		t.dirs.drop(&old.h)
+		same := func(d *hostDir) bool { return d.layer == old.layer && d.path() == old.path() }
+		if !slices.ContainsFunc(stack, same) {
+			left = append(left, old)
+		}
+	}
+	n.dir.stack = stack
+	if t.watch != nil {
+		t.watch.remove(n, left)
+	}
 }
 
 // like tells whether an entry stands for the same kind of thing as a freshly
@@ -167,7 +187,7 @@ func (t *Tree) detach(e *dirent, out *news) {
 		return
 	}
 	if t.watch != nil {
-		t.watch.remove(n) // before its folder is watched by the name that it may have now
+		t.watch.remove(n, n.dir.stack) // before its folder is watched by the name that it may have now
 	}
 	n.refs.Add(1)
 	for i := range n.dir.ents {
@@ -302,16 +322,25 @@ func (t *Tree) relayer(out *news) error {
 			layers = append(layers, l)
 		}
 	}
+	was := t.layers
 	for i, l := range layers {
+		if slices.Contains(was, l) {
+			continue
+		}
 		if err := l.open(t, i); err != nil {
+			closeLayers(layers[:i], was)
 			return err
 		}
 	}
 	t.project, t.layers, t.overrides = p, layers, overridesOf(p.Manifest)
+	for i, l := range layers {
+		l.rank = i
+	}
 	numberLayers(t.layers)
 	if err := t.relink(out); err != nil {
 		return err
 	}
+	closeLayers(was, layers)
 	t.letGo(p.passing(layers))
 	return nil
 }

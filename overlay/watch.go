@@ -167,9 +167,10 @@ func (w *watcher) unwatch(path string) {
 	_ = w.events.Remove(path) // it may be gone with its directory
 }
 
-// remove forgets a directory that nobody refers to.
-func (w *watcher) remove(n *Node) {
-	for _, part := range n.dir.stack {
+// remove forgets the parts of a directory that nobody refers to, or those that
+// it has no more.
+func (w *watcher) remove(n *Node, parts []*hostDir) {
+	for _, part := range parts {
 		if part.layer.recorded {
 			continue
 		}

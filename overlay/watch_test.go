@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -191,6 +192,66 @@ func TestNamesAreAnnouncedFirst(t *testing.T) {
 	within(t, "new", func() bool { return h.name("new") })
 	if !h.early["new"] {
 		t.Error("new was announced after nodes")
+	}
+}
+
+// A package that is switched to another tree again and again.
+func TestLayersThatGoAreGivenBack(t *testing.T) {
+	p := project(t, "user/sysconfig/etc/c c", "user/apps/r/result ->../../../build/0")
+	const switches = 10
+	for i := range switches + 1 {
+		save(t, filepath.Join(p.Root, fmt.Sprintf("build/%d/usr/lib/%d", i, i)), nil)
+	}
+	tree, _ := watched(t, p)
+	kept := func() (fds, dirs, watches int) {
+		all, err := os.ReadDir("/proc/self/fd")
+		must(t, err)
+		for _, f := range all {
+			if to, _ := os.Readlink("/proc/self/fd/" + f.Name()); strings.HasPrefix(to, p.Root+"/build/") {
+				fds++
+			}
+		}
+		tree.watch.mu.Lock()
+		defer tree.watch.mu.Unlock()
+		return fds, len(tree.watch.dirs), len(tree.watch.events.WatchList())
+	}
+	fds, dirs, watches := kept()
+	for i := range switches {
+		in(t, p, fmt.Sprintf(`ln -s ../../../build/%d user/apps/r/next; mv -T user/apps/r/next user/apps/r/result`, i+1))
+		within(t, "switched", shows(tree, fmt.Sprintf("usr/lib/%d", i+1)))
+		within(t, "switched whole", func() bool { return !shows(tree, fmt.Sprintf("usr/lib/%d", i))() })
+		tree.ReleaseAll(visit(tree, tree.Root()))
+	}
+	within(t, "given back", func() bool {
+		f, d, w := kept()
+		return f <= fds && d <= dirs && w <= watches
+	})
+	if t.Failed() {
+		f, d, w := kept()
+		t.Errorf("descriptors %d, then %d; directories %d, then %d; watches %d, then %d", fds, f, dirs, d, watches, w)
+	}
+}
+
+// A file that was looked up and not read yet keeps its content when its layer
+// goes, unless something else takes the layer's place.
+func TestFilesOfLayersThatGo(t *testing.T) {
+	p := project(t, "user/sysconfig/etc/c c", "build/0/f old", "build/1/f new", "user/apps/r/result ->../../../build/0")
+	must(t, os.Rename(filepath.Join(p.Root, "build/0/f"), filepath.Join(p.Root, "build/0/init")))
+	must(t, os.Rename(filepath.Join(p.Root, "build/1/f"), filepath.Join(p.Root, "build/1/init")))
+	tree, h := watched(t, p)
+	n := at(t, tree, "init")
+	in(t, p, `ln -s ../../../build/1 user/apps/r/next; mv -T user/apps/r/next user/apps/r/result`)
+	within(t, "switched", func() bool { return h.name("init") })
+	buf := make([]byte, 8)
+	if k, err := tree.Read(n, buf, 0); err != nil || string(buf[:k]) != "old" {
+		t.Errorf("%q, %v", buf[:k], err)
+	}
+	n = at(t, tree, "init")
+	h.forget()
+	in(t, p, `mv build/1 build/2; mkdir build/1; echo other >build/1/init`)
+	within(t, "replaced", func() bool { return h.name("init") })
+	if k, err := tree.Read(n, buf, 0); !errors.Is(err, unix.ESTALE) {
+		t.Errorf("%q, %v", buf[:k], err)
 	}
 }
 
