@@ -339,6 +339,11 @@ func (w *watcher) changed(b *batch, out *news) (whole bool) {
 	for dir, names := range b.names {
 		w.mu.Lock()
 		n := w.dirs[dir]
+		for name, other := range names {
+			if !other && w.dirs[filepath.Join(dir, name)] == w.tree.root {
+				out.node(w.tree.root)
+			}
+		}
 		w.mu.Unlock()
 		if n == nil {
 			continue

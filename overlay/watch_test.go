@@ -195,6 +195,14 @@ func TestNamesAreAnnouncedFirst(t *testing.T) {
 	}
 }
 
+func TestRootOfALayerIsLive(t *testing.T) {
+	p := project(t, "user/sysconfig/etc/c c")
+	tree, h := watched(t, p)
+	h.forget()
+	in(t, p, `chmod 700 user/sysconfig`)
+	within(t, "announced", func() bool { return h.node(tree.Root()) })
+}
+
 // A package that is switched to another tree again and again.
 func TestLayersThatGoAreGivenBack(t *testing.T) {
 	p := project(t, "user/sysconfig/etc/c c", "user/apps/r/result ->../../../build/0")
