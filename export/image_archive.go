@@ -11,8 +11,12 @@ import (
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
-// maxManifest bounds a docker archive's manifest, in bytes.
-const maxManifest = 16 << 20
+const (
+	maxManifest = 16 << 20 // of a docker archive, in bytes
+
+	// maxLayers is how many the kernel's overlay takes (OVL_MAX_STACK).
+	maxLayers = 500
+)
 
 // openTar opens a tar or a docker archive that begins with start.
 func (im *Image) openTar(start []byte, size int64) error {
@@ -46,6 +50,9 @@ func (im *Image) openTar(start []byte, size int64) error {
 	}
 	if len(images) > 1 {
 		return fmt.Errorf("a docker archive of %d images; save one alone", len(images))
+	}
+	if n := len(images[0].Layers); n > maxLayers {
+		return fmt.Errorf("a docker archive of %d layers, more than %d", n, maxLayers)
 	}
 	return im.openDocker(t, images[0].Layers)
 }

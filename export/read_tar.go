@@ -42,6 +42,9 @@ const (
 	tarRoot  = 1
 	whiteout = ".wh."
 	opaque   = ".wh..wh..opq"
+
+	// maxTarName bounds the directories that a member's name may imply.
+	maxTarName = 64 << 10 // bytes
 )
 
 // readTar reads the headers of all layers. What can't be read is an error of
@@ -75,7 +78,7 @@ func (t *tarTree) build(ctx context.Context, report func(problem string) error) 
 				break
 			}
 			if err := t.insert(m, i); err != nil {
-				if err = report(fmt.Sprintf("%q: %v", m.name, err)); err != nil {
+				if err = report(fmt.Sprintf("%.4096q: %v", m.name, err)); err != nil {
 					return err
 				}
 			}
@@ -100,6 +103,9 @@ func (t *tarTree) node(number uint64) *tarNode { return t.nodes[number-1] }
 
 // tarPath cleans a member's name: "" is the root.
 func tarPath(name string) (string, error) {
+	if len(name) > maxTarName {
+		return "", fmt.Errorf("the name has %d bytes, more than %d", len(name), maxTarName)
+	}
 	if slices.Contains(strings.Split(name, "/"), "..") {
 		return "", errors.New("the name leads out of a directory")
 	}

@@ -5,7 +5,9 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,7 +29,12 @@ const (
 
 const (
 	maxExtended = 16 << 20 // of an extended header or a long name, in bytes
+	maxGlobal   = 1 << 20  // of a global header, in bytes
 	maxPieces   = 1 << 20  // of a sparse file
+
+	// maxGlobalXattrs bounds the attributes of global headers, as each member
+	// has them all.
+	maxGlobalXattrs = 256
 )
 
 // extent is a part of a file that isn't a hole: its offset in the file, in the
@@ -51,8 +58,9 @@ type tarScanner struct {
 	src     io.ReaderAt
 	off     int64 // of the next header
 	end     int64
-	global  []paxRecord
-	endSeen bool // the blocks that end an archive
+	global  map[string]string // records of global headers, without attributes
+	xattrs  map[string][]byte // of global headers; members share the values
+	endSeen bool              // the blocks that end an archive
 }
 
 // extended is what extended headers say of the next member.
@@ -132,7 +140,11 @@ func (s *tarScanner) member(b []byte, ext *extended) (m *tarMember, more bool, e
 	}
 	switch m.typ {
 	case typePAX, typePAXGlobal, typeGNUName, typeGNULink:
-		data, err := s.extension(m.archive)
+		limit := int64(maxExtended)
+		if m.typ == typePAXGlobal {
+			limit = maxGlobal
+		}
+		data, err := s.extension(m.archive, limit)
 		if err != nil {
 			return nil, false, err
 		}
@@ -144,8 +156,13 @@ func (s *tarScanner) member(b []byte, ext *extended) (m *tarMember, more bool, e
 	if err := m.fields(b); err != nil {
 		return nil, false, err
 	}
-	records := append(s.global[:len(s.global):len(s.global)], ext.records...)
-	sparse, err := m.apply(records)
+	var records []paxRecord
+	for _, key := range slices.Sorted(maps.Keys(s.global)) {
+		records = append(records, paxRecord{key, s.global[key]})
+	}
+	xattrs := make(map[string][]byte)
+	maps.Copy(xattrs, s.xattrs)
+	sparse, err := m.apply(append(records, ext.records...), xattrs)
 	if err != nil {
 		return nil, false, err
 	}
@@ -162,8 +179,8 @@ func (s *tarScanner) member(b []byte, ext *extended) (m *tarMember, more bool, e
 }
 
 // extension reads the data of an extended header.
-func (s *tarScanner) extension(size int64) ([]byte, error) {
-	if size > maxExtended {
+func (s *tarScanner) extension(size, limit int64) ([]byte, error) {
+	if size > limit {
 		return nil, fmt.Errorf("an extended header of %d bytes", size)
 	}
 	if size > s.end-s.off {
@@ -190,10 +207,32 @@ func (s *tarScanner) extend(ext *extended, typ byte, data []byte) error {
 			return err
 		}
 		if typ == typePAXGlobal {
-			s.global = records
-		} else {
-			ext.records = records
+			return s.extendAll(records)
 		}
+		ext.records = records
+	}
+	return nil
+}
+
+// extendAll adds the records of a global header to those before, of which it
+// replaces those with the same key (POSIX pax, "pax Header Block"). What members
+// can't have in common is left out.
+func (s *tarScanner) extendAll(records []paxRecord) error {
+	if s.global == nil {
+		s.global, s.xattrs = make(map[string]string), make(map[string][]byte)
+	}
+	for _, r := range records {
+		switch r.key {
+		case "path", "linkpath", "size", "uid", "gid", "mtime":
+			s.global[r.key] = r.value
+		default:
+			if err := addXattr(s.xattrs, r); err != nil {
+				return fmt.Errorf("pax record %s=%.40q", r.key, r.value)
+			}
+		}
+	}
+	if len(s.xattrs) > maxGlobalXattrs {
+		return fmt.Errorf("more than %d extended attributes for all members", maxGlobalXattrs)
 	}
 	return nil
 }
@@ -229,6 +268,9 @@ func (m *tarMember) fields(b []byte) error {
 		}
 	}
 	e := &m.entry
+	if v[1] != int64(uint32(v[1])) || v[2] != int64(uint32(v[2])) {
+		return fmt.Errorf("owner %d:%d is out of range", v[1], v[2])
+	}
 	e.Mode, e.UID, e.GID = uint32(v[0])&0o7777, uint32(v[1]), uint32(v[2])
 	e.Mtime = overlay.Time{Sec: v[3]}
 	switch m.typ {
@@ -253,12 +295,11 @@ func (m *tarMember) fields(b []byte) error {
 	return nil
 }
 
-// apply lets records override the fields, and returns those of a sparse file.
-func (m *tarMember) apply(records []paxRecord) (sparse []paxRecord, err error) {
+// apply lets records override the fields, adds attributes to xattrs, and returns
+// the records of a sparse file.
+func (m *tarMember) apply(records []paxRecord, xattrs map[string][]byte) (sparse []paxRecord, err error) {
 	e := &m.entry
-	xattrs := make(map[string][]byte)
 	for _, r := range records {
-		var n int64
 		switch r.key {
 		case "path":
 			m.name = r.value
@@ -270,11 +311,9 @@ func (m *tarMember) apply(records []paxRecord) (sparse []paxRecord, err error) {
 				err = strconv.ErrRange
 			}
 		case "uid":
-			n, err = strconv.ParseInt(r.value, 10, 64)
-			e.UID = uint32(n)
+			e.UID, err = parseOwner(r.value)
 		case "gid":
-			n, err = strconv.ParseInt(r.value, 10, 64)
-			e.GID = uint32(n)
+			e.GID, err = parseOwner(r.value)
 		case "mtime":
 			e.Mtime, err = parsePAXTime(r.value)
 		default:
@@ -308,6 +347,11 @@ func addXattr(to map[string][]byte, r paxRecord) error {
 		return err
 	}
 	return nil
+}
+
+func parseOwner(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	return uint32(n), err
 }
 
 // parsePAXTime reads seconds as a decimal fraction; see [paxTime].

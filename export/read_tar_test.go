@@ -329,6 +329,55 @@ func TestReadDockerLayers(t *testing.T) {
 	}
 }
 
+// global is a global header of keys and values.
+func global(records ...string) member {
+	h := tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: make(map[string]string)}
+	for i := 0; i < len(records); i += 2 {
+		h.PAXRecords[records[i]] = records[i+1]
+	}
+	return member{h, ""}
+}
+
+// Global headers add up, the later of a key wins, and a member's own header
+// wins over them. What they say is kept once.
+func TestReadGlobalHeaders(t *testing.T) {
+	own := file("c", "")
+	own.h.PAXRecords = map[string]string{"SCHILY.xattr.user.a": "own", "SCHILY.xattr.user.c": "own"}
+	own.h.Uid = 1 << 24 // in a record
+	im := openImage(t, writeFile(t, makeTar(t,
+		global("uid", "5", "gid", "6", "SCHILY.xattr.user.a", "1", "GNU.sparse.major", "1"), file("a", ""),
+		global("uid", "8", "SCHILY.xattr.user.b", "2", "comment", "none"), file("b", ""), own)))
+	var got []string
+	values := make(map[string][]*byte)
+	err := im.Walk(t.Context(), func(e *overlay.Entry) error {
+		s := fmt.Sprintf("%s %d:%d", e.Path, e.UID, e.GID)
+		for _, x := range e.Xattrs {
+			s += fmt.Sprintf(" %s=%s", x.Name, x.Value)
+			values[x.Name] = append(values[x.Name], &x.Value[0])
+		}
+		got = append(got, s)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equalLines(t, "the tar", []string{
+		". 0:0", "a 5:6 user.a=1", "b 8:6 user.a=1 user.b=2", "c 16777216:6 user.a=own user.b=2 user.c=own",
+	}, got)
+	if v := values["user.a"]; len(v) != 3 || v[0] != v[1] {
+		t.Errorf("values are kept several times: %v", v)
+	}
+}
+
+// An archive can't make many layers of few bytes.
+func TestReadTooManyLayers(t *testing.T) {
+	layers := strings.Repeat(`"l",`, maxLayers) + `"l"`
+	_, err := OpenImage(writeFile(t, makeTar(t, file("manifest.json", `[{"Layers":[`+layers+`]}]`), file("l", ""))), 0)
+	if err == nil || !strings.HasSuffix(err.Error(), "a docker archive of 501 layers, more than 500") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // Whiteouts take no longer for others in their directory.
 func TestReadManyWhiteouts(t *testing.T) {
 	var files, others, gone, opaque []member
@@ -367,6 +416,16 @@ func TestCheckTar(t *testing.T) {
 		copy(b[at:], with)
 		return b
 	}
+	var manyXattrs []string
+	for i := range maxGlobalXattrs + 1 {
+		manyXattrs = append(manyXattrs, fmt.Sprintf("SCHILY.xattr.user.%d", i), "")
+	}
+	header := tarHeader{typ: typePAXGlobal, name: "g", size: maxGlobal + 1}
+	large, err := header.appendTo(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large = append(large, make([]byte, maxGlobal+4*tarBlock)...)
 	for _, c := range []struct {
 		name string
 		tar  []byte
@@ -377,6 +436,12 @@ func TestCheckTar(t *testing.T) {
 		{"no end", good[:2048], "doesn't end with two blocks of zeros"},
 		{"climbs out", makeTar(t, file("../a", "")), `"../a": the name leads out of a directory`},
 		{"missing target", makeTar(t, member{tar.Header{Name: "l", Typeflag: tar.TypeLink, Linkname: "none"}, ""}), `a hard link to "none"`},
+		{"deep", makeTar(t, file(strings.Repeat("a/", 50_000)+"f", "")), "a/a/\": the name has 100001 bytes, more than 65536"},
+		{"owner", makeTar(t, member{tar.Header{Name: "a", Uid: 1 << 32}, ""}), `pax record uid="4294967296"`},
+		{"group", makeTar(t, member{tar.Header{Name: "a", Gid: 1 << 32, Format: tar.FormatGNU}, ""}), "owner 0:4294967296 is out of range"},
+		{"negative owner", makeTar(t, member{tar.Header{Name: "a", Uid: -1, Format: tar.FormatGNU}, ""}), "owner -1:0 is out of range"},
+		{"global header", large, "an extended header of 1048577 bytes"},
+		{"global attributes", makeTar(t, global(manyXattrs...)), "more than 256 extended attributes for all members"},
 		{"below a file", makeTar(t, file("a", ""), file("a/b", "")), `"a" above it is no directory`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
