@@ -113,6 +113,7 @@ const (
 	roCompatDirNlink     = 0x20
 	roCompatBigalloc     = 0x200
 	roCompatMetadataSum  = 0x400
+	roCompatProject      = 0x2000
 	roCompatSharedBlocks = 0x4000
 
 	incompatKnown = incompatFiletype | incompatRecover | incompatMetaBG | incompatExtents | incompat64bit |

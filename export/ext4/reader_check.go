@@ -45,7 +45,7 @@ func (r *Reader) Check(ctx context.Context, report func(problem string) error) e
 		inodes: make(map[uint32]*inodeCheck), xattrs: make(map[uint64]uint32),
 	}
 	for _, pass := range []func() error{
-		c.checkSuper, c.checkGroups, c.checkInodes, c.checkXattrRefs, c.checkTree, c.checkLinks, c.checkBitmaps,
+		c.checkSuper, c.checkGroups, c.checkMMP, c.checkInodes, c.checkXattrRefs, c.checkTree, c.checkLinks, c.checkBitmaps,
 	} {
 		if err := pass(); err != nil {
 			return err
@@ -139,6 +139,23 @@ func (c *checker) markMetaGroup(number uint32) error {
 			return c.problem("group %d: its descriptors: %v", number, err)
 		}
 		c.used.add(at, 1)
+	}
+	return nil
+}
+
+// checkMMP takes down the block by which hosts see that another has the
+// filesystem mounted (multiple mount protection).
+func (c *checker) checkMMP() error {
+	s := &c.r.super
+	if s.incompat&incompatMMP == 0 {
+		return nil
+	}
+	block := binary.LittleEndian.Uint64(s.raw[0x168:])
+	if err := c.r.inRange(block, 1); err != nil {
+		return c.problem("superblock: block of mmp: %v", err)
+	}
+	if c.used.add(block, 1) > 0 {
+		return c.problem("superblock: block of mmp: block %d is in use twice", block)
 	}
 	return nil
 }

@@ -129,9 +129,10 @@ func (c *checker) checkLinks() error {
 // nameless tells whether an inode is one that no directory names: of the
 // filesystem itself, or the value of an attribute.
 func (c *checker) nameless(number uint32) bool {
-	s := &c.r.super
+	s, le := &c.r.super, binary.LittleEndian
 	if number < s.firstInode || number == c.journal ||
-		s.compat&compatOrphanFile != 0 && number == binary.LittleEndian.Uint32(s.raw[0x280:]) {
+		s.compat&compatOrphanFile != 0 && number == le.Uint32(s.raw[0x280:]) ||
+		s.roCompat&roCompatProject != 0 && number == le.Uint32(s.raw[0x26c:]) { // its quotas
 		return true
 	}
 	n, err := c.r.node(uint64(number))

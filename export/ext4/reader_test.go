@@ -270,6 +270,43 @@ func foreignImage(t testing.TB, options string) string {
 	return image
 }
 
+// Inodes and blocks that features of mke2fs have for themselves are nobody's
+// loss. A block of theirs that can't be is told.
+func TestCheckForeign(t *testing.T) {
+	need(t, "fsck")
+	for _, c := range []struct {
+		options string
+		at      int64 // of the number of the block
+	}{{"-t ext4 -O quota,project", 0}, {"-t ext4 -O mmp,^metadata_csum", superOffset + 0x168}} {
+		t.Run(c.options, func(t *testing.T) {
+			image := foreignImage(t, c.options)
+			fsck(t, image)
+			if list := problems(t, openReader(t, image)); len(list) > 0 {
+				t.Errorf("check reports: %q", list)
+			}
+			if c.at == 0 {
+				return
+			}
+			for block, want := range map[uint64]string{
+				1 << 40: "superblock: block of mmp: block 1099511627776 is outside the filesystem",
+				1:       "superblock: block of mmp: block 1 is in use twice",
+			} {
+				f, err := os.OpenFile(image, os.O_RDWR, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = f.WriteAt(binary.LittleEndian.AppendUint64(nil, block), c.at)
+				if err = errors.Join(err, f.Close()); err != nil {
+					t.Fatal(err)
+				}
+				if list := problems(t, openReader(t, image)); !slices.Contains(list, want) {
+					t.Errorf("check reports %q, not %q", list, want)
+				}
+			}
+		})
+	}
+}
+
 // What can't be read says so when it is opened.
 func TestReadRefused(t *testing.T) {
 	need(t, "fsck")
