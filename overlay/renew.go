@@ -255,7 +255,7 @@ func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) 
 	moved := make(map[string]bool)
 	for name, other := range names {
 		if other {
-			if t.mayLink(n, name) {
+			if t.mayLink(n, name) || t.mayBeMoved(n, name) {
 				return true, nil
 			}
 			moved[name] = true
@@ -298,6 +298,38 @@ func (t *Tree) mayLink(dir *Node, name string) bool {
 		}
 	}
 	return link && over
+}
+
+// mayBeMoved tells whether the layers have or had a directory by that name in
+// dir that the edits hide: they may have it by another.
+func (t *Tree) mayBeMoved(dir *Node, name string) bool {
+	stack := dir.dir.stack
+	if !stack[0].layer.edit {
+		return false
+	}
+	hidden := false
+	for _, part := range stack {
+		var st unix.Stat_t
+		ok, err := part.stat(name, &st)
+		found := err == nil && ok
+		switch {
+		case found && part.layer.isWhiteout(&st):
+			hidden = true
+		case found && !hidden:
+			return false
+		case found && st.Mode&unix.S_IFMT == unix.S_IFDIR:
+			return true
+		case found:
+			return false
+		}
+	}
+	i := dir.dir.find(name)
+	if !hidden || i < 0 {
+		return false
+	}
+	// What was read as a whiteout may hide either.
+	e := &dir.dir.ents[i]
+	return e.lower && (e.typ == unix.DT_DIR || e.typ == unix.DT_CHR)
 }
 
 // relayer takes in that packages, other layers or the manifest came, went or

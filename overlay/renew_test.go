@@ -237,3 +237,28 @@ func TestNewPackagesDirectoryFollowsAnArchivesLink(t *testing.T) {
 	in(t, p, `mkdir user/apps/z/bin; echo s >user/apps/z/bin/sh`)
 	within(t, "usr/bin/sh", has(tree, "usr/bin/sh"))
 }
+
+func TestMovedDirectoryKeepsItsLayer(t *testing.T) {
+	p := project(t, "user/apps/a/usr/share/sub/x x", "user/apps/a/usr/share/gone g", "user/apps/a/usr/file f")
+	tree, h := watched(t, p)
+	share := at(t, tree, "usr/share")
+	must(t, tree.Rename(share, "sub", share, "moved", 0))
+	must(t, tree.Unlink(share, "gone"))
+	file := at(t, tree, "usr/file")
+	in(t, p, `cd user/apps/a/usr/share; rm gone; sleep .05; echo g >gone; sleep .05; echo new >new`)
+	within(t, "new", has(tree, "usr/share/new"))
+	if h.node(file) {
+		t.Error("for a hidden file, all was looked at")
+	}
+	in(t, p, `cd user/apps/a/usr/share; rm -r sub; sleep .1; mkdir sub; sleep .1; echo y >sub/y`)
+	within(t, "made anew", has(tree, "usr/share/moved/y"))
+	in(t, p, `cd user/apps/a/usr/share; mv sub old; mkdir new.sub; echo z >new.sub/z; mv new.sub sub`)
+	within(t, "replaced", has(tree, "usr/share/moved/z"))
+	in(t, p, `mv user/apps/a/usr/share/sub away`)
+	within(t, "gone", func() bool { return !has(tree, "usr/share/moved/z")() })
+	in(t, p, `mv away user/apps/a/usr/share/sub`)
+	within(t, "back", has(tree, "usr/share/moved/z"))
+	if has(tree, "usr/share/sub")() {
+		t.Error("its old name is back")
+	}
+}
