@@ -456,6 +456,30 @@ func TestCheckTinyMetaGroup(t *testing.T) {
 	}
 }
 
+// Values of attributes that lie in each other are refused: a block of them would
+// take thousands of times its size.
+func TestReadOverlappingXattrs(t *testing.T) {
+	const size = 4096
+	block := func(values ...[2]int) []byte { // offset and size
+		b := make([]byte, size)
+		for i, v := range values {
+			e := b[xattrBlockHeader+i*pad4(xattrEntryHeader+1):]
+			e[0], e[1], e[xattrEntryHeader] = 1, 1, byte('a'+i)
+			binary.LittleEndian.PutUint16(e[2:], uint16(v[0]))
+			binary.LittleEndian.PutUint32(e[8:], uint32(v[1]))
+		}
+		return b
+	}
+	list, err := xattrList(block([2]int{size - 8, 8}, [2]int{size - 1008, 1000}, [2]int{0, 0}), xattrBlockHeader, 0)
+	if err != nil || len(list) != 3 {
+		t.Errorf("%d attributes: %v", len(list), err)
+	}
+	_, err = xattrList(block([2]int{0, size}, [2]int{size - 4, 4}), xattrBlockHeader, 0)
+	if err == nil || err.Error() != `extended attribute "b": its value overlaps others` {
+		t.Errorf("values of more than a block: %v", err)
+	}
+}
+
 // These images have gaps in go-diskfs 1.9.4, which this package's reader
 // fills: the test fails when that library reads one of them right, and then
 // this reader may have become unnecessary.

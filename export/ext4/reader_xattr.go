@@ -28,10 +28,11 @@ type diskXattr struct {
 }
 
 // xattrList parses the entries in b that begin at first. Values lie in b too,
-// their offsets counted from base.
+// each in a place of its own, their offsets counted from base.
 func xattrList(b []byte, first, base int) ([]diskXattr, error) {
 	le := binary.LittleEndian
 	var list []diskXattr
+	room := len(b)
 	for at := first; ; {
 		if at+xattrListEnd > len(b) {
 			return nil, errors.New("the list of extended attributes has no end")
@@ -49,6 +50,11 @@ func xattrList(b []byte, first, base int) ([]diskXattr, error) {
 		}
 		if x.size > maxXattrValue || x.valueInode == 0 && x.off+x.size > len(b) {
 			return nil, fmt.Errorf("extended attribute %q: its value is outside", x.name)
+		}
+		if x.valueInode == 0 {
+			if room -= x.size; room < 0 {
+				return nil, fmt.Errorf("extended attribute %q: its value overlaps others", x.name)
+			}
 		}
 		list = append(list, x)
 		at += pad4(xattrEntryHeader + int(e[0]))
