@@ -156,7 +156,7 @@ func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
 	if err != nil || a.st.Ino != n.hostIno || a.m.mode&unix.S_IFMT != n.typ {
 		return false, ignoreMissing(err)
 	}
-	n.part = part
+	t.put(n, place{part, f.name})
 	t.override(n, dir.dir.wordOn(n, f.name))
 	out.node(n)
 	return true, nil
