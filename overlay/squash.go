@@ -333,7 +333,8 @@ func (s *squash) lowerEntry(lower, merged *hostDir, name string) error {
 		}
 		return s.directory(nil, child, made, below{})
 	}
-	if key := indexKey(lower.layer, &st); st.Nlink > 1 && s.copies[key] {
+	// It may have lost its other names since, and have its copy in the index alone.
+	if key := indexKey(lower.layer, &st); s.copies[key] {
 		return linkHostEntry(s.index(s.upper), key, merged, name)
 	}
 	return linkHostEntry(lower, name, merged, name)

@@ -253,3 +253,26 @@ func TestSquashForgetsNumbersOfTheIndex(t *testing.T) {
 	}
 	expect(t, tree, `b 100644 0:0 "new"`, `c 100644 0:0 "new"`, `z 100644 0:0 "z"`)
 }
+
+// A file that lost all names but one before a checkpoint, and whose copy only the
+// index has, is that copy afterwards.
+func TestSquashFindsCopiesInTheIndex(t *testing.T) {
+	p := project(t, "user/sysconfig/z z")
+	tree := open(t, p)
+	n, err := tree.Create(tree.Root(), "a", 0o644, Owner{}, nil)
+	must(t, err)
+	d, err := tree.Mkdir(tree.Root(), "d", 0o755, Owner{}, nil)
+	must(t, err)
+	_, err = tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	must(t, tree.Link(n, d, "e"))
+	must(t, tree.Unlink(tree.Root(), "a"))
+	_, err = tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	_, err = tree.Write(n, []byte("new"), 0) // before anybody has looked e up
+	must(t, err)
+	must(t, tree.Close())
+	_, err = p.Squash(func(Checkpoint) bool { return true })
+	must(t, err)
+	expect(t, open(t, p), `d 40755 0:0`, `d/e 100644 0:0 "new"`, `z 100644 0:0 "z"`)
+}
