@@ -248,8 +248,7 @@ func (t *Tree) Uncheckpoint(id string) error {
 	t.state.index = t.indexes[len(t.indexes)-1]
 	t.state.work = &hostDir{layer: below, parent: below.root, name: "../work"}
 	t.root.dir.stack = t.root.dir.stack[1:]
-	t.dirs.retire(&top.root.h)
-	top.root.close()        // what Layer.open has kept open
+	top.close()
 	t.epoch.Add(^uint32(0)) // what was in these edits then, is again
 	t.setInEdits(t.root)
 	err = os.Remove(filepath.Join(stackDir, below.id(), checkpointFile))

@@ -197,14 +197,21 @@ func TestRemovingAfterUncheckpoint(t *testing.T) {
 	}
 }
 
-// What two read at a time stays for the second of them.
-func TestCheckpointOfTwoReaders(t *testing.T) {
+// readOnce makes a project with an edit, at which somebody reads.
+func readOnce(t *testing.T) (*Project, *Tree, Checkpoint) {
+	t.Helper()
 	p := project(t, "user/sysconfig/f one")
 	tree := open(t, p)
 	_, err := tree.Write(at(t, tree, "f"), []byte("two"), 0)
 	must(t, err)
-	a, err := tree.Checkpoint(Checkpoint{Temporary: true})
+	c, err := tree.Checkpoint(Checkpoint{Temporary: true})
 	must(t, err)
+	return p, tree, c
+}
+
+// What two read at a time stays for the second of them.
+func TestCheckpointOfTwoReaders(t *testing.T) {
+	p, tree, a := readOnce(t)
 	b, err := tree.Checkpoint(Checkpoint{Temporary: true})
 	must(t, err)
 	second := openAt(t, p, b.ID)
@@ -218,12 +225,7 @@ func TestCheckpointOfTwoReaders(t *testing.T) {
 
 // A checkpoint that somebody made while an export read stays when it ends.
 func TestUncheckpointKeepsWhatBecamePermanent(t *testing.T) {
-	p := project(t, "user/sysconfig/f one")
-	tree := open(t, p)
-	_, err := tree.Write(at(t, tree, "f"), []byte("two"), 0)
-	must(t, err)
-	a, err := tree.Checkpoint(Checkpoint{Temporary: true})
-	must(t, err)
+	p, tree, a := readOnce(t)
 	b, err := tree.Checkpoint(Checkpoint{Name: "release"})
 	must(t, err)
 	must(t, tree.Uncheckpoint(a.ID))
@@ -235,11 +237,7 @@ func TestUncheckpointKeepsWhatBecamePermanent(t *testing.T) {
 }
 
 func TestUncheckpointKeepsTheRootsTime(t *testing.T) {
-	tree := open(t, project(t, "user/sysconfig/f one"))
-	_, err := tree.Write(at(t, tree, "f"), []byte("two"), 0)
-	must(t, err)
-	c, err := tree.Checkpoint(Checkpoint{Temporary: true})
-	must(t, err)
+	_, tree, c := readOnce(t)
 	must(t, tree.SetAttr(tree.Root(), &Change{Mtime: &SetTime{Time: Time{Sec: 1000}}}))
 	must(t, tree.Uncheckpoint(c.ID))
 	var e Entry

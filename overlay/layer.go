@@ -60,13 +60,18 @@ func (l *Layer) open(t *Tree, rank int) error {
 	return nil
 }
 
-// closeLayers gives back the roots of open layers but those in keep. Who still
-// has a file of theirs finds it as long as the layer's path leads there.
+// close gives the root of an open layer back. Who still has a file of the layer
+// finds it as long as the layer's path leads there.
+func (l *Layer) close() {
+	l.tree.dirs.retire(&l.root.h)
+	l.root.close()
+}
+
+// closeLayers closes layers but those in keep.
 func closeLayers(layers, keep []*Layer) {
 	for _, l := range layers {
 		if !slices.Contains(keep, l) {
-			l.tree.dirs.retire(&l.root.h)
-			l.root.close()
+			l.close()
 		}
 	}
 }

@@ -189,9 +189,7 @@ func (w *worker) handle(n int) bool {
 	may := !takesTime(w.in[:n]) || !w.device.passOn()
 	began := time.Now()
 	if may {
-		w.last++
-		w.task.Store(w.last)
-		w.device.keepWatch()
+		w.begin()
 	}
 	size, status := w.device.handler.HandleRequest([][]byte{w.in[:n]}, [][]byte{w.out})
 	if !status.Ok() { // go-fuse has logged why
@@ -205,18 +203,26 @@ func (w *worker) handle(n int) bool {
 	if size > 0 {
 		w.answer(size)
 	}
-	return may && w.task.CompareAndSwap(w.last, 0)
+	return may && w.finish()
 }
 
 // watched does something that no request asks for. It returns false if another has
 // got the right to read meanwhile.
 func (w *worker) watched(do func()) bool {
+	w.begin()
+	do()
+	return w.finish()
+}
+
+// begin has others relieve the worker if it isn't done soon with what it does now.
+func (w *worker) begin() {
 	w.last++
 	w.task.Store(w.last)
 	w.device.keepWatch()
-	do()
-	return w.task.CompareAndSwap(w.last, 0)
 }
+
+// finish returns false if another has got the right to read meanwhile.
+func (w *worker) finish() bool { return w.task.CompareAndSwap(w.last, 0) }
 
 // takesTime returns whether a request is of a kind that waits for the disk.
 func takesTime(request []byte) bool {
