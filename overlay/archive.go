@@ -334,14 +334,14 @@ func (c archiveCache) lock() (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+	if flock(f, unix.LOCK_EX|unix.LOCK_NB) == nil {
 		stale, _ := filepath.Glob(filepath.Join(c.layersDir(), ".tmp-*"))
 		for _, dir := range stale {
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
 	}
 	if err == nil {
-		err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_SH) })
+		err = flock(f, unix.LOCK_SH)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

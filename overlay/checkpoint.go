@@ -164,13 +164,7 @@ func newEdits(stackDir, id string, root *snapshot) error {
 }
 
 // syncEdits brings the filesystem of the edits to the disk.
-func (t *Tree) syncEdits() error {
-	dir, err := os.Open(t.project.StateFile("."))
-	if err != nil {
-		return err
-	}
-	return errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close())
-}
+func (t *Tree) syncEdits() error { return syncHost(t.project.StateFile(".")) }
 
 func writeCheckpoint(dir string, c *Checkpoint) error {
 	text, err := json.Marshal(c)

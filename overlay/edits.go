@@ -269,7 +269,7 @@ func takeLock(file string) (*os.File, error) {
 	}
 	const step, limit = 5 * time.Millisecond, 2 * time.Second
 	for waited := time.Duration(0); ; waited += step {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			break
 		}

@@ -115,7 +115,7 @@ func holdDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) })
+	err = flock(f, unix.LOCK_SH|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) || !isStill(f, dir) {
 		return nil, errors.Join(errGone, f.Close())
 	}
@@ -140,7 +140,7 @@ func removeUnheld(dir, shown string, dry bool) (unheld bool, err error) {
 	f, err := os.Open(shown)
 	if err == nil {
 		defer f.Close() //nolint:errcheck // only a lock
-		err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+		err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return false, nil
 		}
@@ -195,12 +195,12 @@ func (p *Project) lockCache(how int, wait func()) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), how|unix.LOCK_NB) })
+	err = flock(f, how|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		if wait != nil {
 			wait()
 		}
-		err = ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), how) })
+		err = flock(f, how)
 	}
 	if err != nil {
 		return nil, errors.Join(&fs.PathError{Op: "flock", Path: f.Name(), Err: err}, f.Close())
@@ -211,3 +211,8 @@ func (p *Project) lockCache(how int, wait func()) (unlock func(), err error) {
 // HoldCache keeps others from removing anything in the cache until release is
 // called.
 func (p *Project) HoldCache() (release func(), err error) { return p.lockCache(unix.LOCK_SH, nil) }
+
+// flock takes or gives back a lock of an open file: flock(2).
+func flock(f *os.File, how int) error {
+	return ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), how) })
+}

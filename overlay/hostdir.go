@@ -3,6 +3,7 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,6 +142,15 @@ func procPath(dirfd int, name string) string {
 		b = append(b, name...)
 	}
 	return string(b)
+}
+
+// syncHost brings the filesystem that a directory is on to the disk.
+func syncHost(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
 }
 
 func fstatat(dirfd int, name string, st *unix.Stat_t) error {

@@ -84,12 +84,7 @@ func publishDir(dir string, write func(tmp string) error) error {
 	if err := write(tmp); err != nil {
 		return err
 	}
-	d, err := os.Open(tmp)
-	if err != nil {
-		return err
-	}
-	defer closeRead(d)
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
+	if err := syncHost(tmp); err != nil {
 		return fmt.Errorf("sync the cache: %w", err)
 	}
 	if err := os.Rename(tmp, dir); err != nil && !isDir(dir) {

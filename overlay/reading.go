@@ -43,14 +43,6 @@ func (t *Tree) lockReading(dir string, o *Options) error {
 	return errors.Join(err, f.Close())
 }
 
-func flock(f *os.File, how int) error {
-	for {
-		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-}
-
 // freezeForReaders makes a checkpoint, so that the edits that others may read
 // stay as they are.
 func (t *Tree) freezeForReaders() error {
