@@ -31,14 +31,17 @@ type announcer struct {
 // kernel knows nothing of the kind, another error that the mount is gone.
 type notifier interface {
 	InvalidateEntry(parent uint64, name string) error
+	ExpireEntry(parent uint64, name string) error
 	InvalidateInode(id uint64) error
 }
 
 // NameChanged implements overlay.Notifier. Of a directory that the kernel doesn't
-// know (Tag 0), it knows no names, and has asked for none.
+// know (Tag 0), it knows no names, and has asked for none. The second time, what
+// is there may be in use, and something be mounted on it.
 func (a *announcer) NameChanged(dir *overlay.Node, name string) {
 	if id := uint64(dir.Tag.Load()); id != 0 {
-		a.sayTwice(func() { _ = a.kernel.InvalidateEntry(id, name) })
+		_ = a.kernel.InvalidateEntry(id, name)
+		a.later(func() { _ = a.kernel.ExpireEntry(id, name) })
 	}
 }
 
@@ -54,12 +57,6 @@ func (a *announcer) Changed(n *overlay.Node) {
 func (a *announcer) invalidate(n *overlay.Node) bool {
 	id := uint64(n.Tag.Load())
 	return id != 0 && !errors.Is(a.kernel.InvalidateInode(id), unix.ENOENT)
-}
-
-// sayTwice makes an announcement now, and again later.
-func (a *announcer) sayTwice(say func()) {
-	say()
-	a.later(say)
 }
 
 // later makes an announcement together with the others that are made meanwhile.

@@ -2,6 +2,8 @@ package fusefs
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -38,6 +40,10 @@ func (h *heard) InvalidateEntry(parent uint64, name string) error {
 	return h.say(fmt.Sprintf("%d/%s", parent, name))
 }
 
+func (h *heard) ExpireEntry(parent uint64, name string) error {
+	return h.say(fmt.Sprintf("%d/%s?", parent, name))
+}
+
 func (h *heard) InvalidateInode(id uint64) error {
 	err := h.say(fmt.Sprint(id))
 	h.mu.Lock()
@@ -58,6 +64,24 @@ func (h *heard) want(t *testing.T, when string, want ...string) {
 	}
 }
 
+// What is mounted on a new directory of a layer must not go when that is
+// announced again.
+func TestWhatIsMountedOnANewDirectoryStays(t *testing.T) {
+	need(t, "root")
+	dir := project(t, map[string]string{"etc/": ""})
+	m := serve(t, dir, Options{}, nil)
+	boot := m.path("boot")
+	wantErrno(t, "access", unix.Access(boot, unix.F_OK), unix.ENOENT) // which the kernel remembers until the first announcement
+	check(t, "mkdir", os.Mkdir(filepath.Join(dir, "user/apps/base/boot"), 0o755))
+	within(t, "a layer's directory is shown", func() bool { return unix.Access(boot, unix.F_OK) == nil })
+	check(t, "mount", unix.Mount(testSource, boot, "tmpfs", 0, ""))
+	defer unix.Unmount(boot, unix.MNT_DETACH) //nolint:errcheck // gone if the test fails
+	time.Sleep(echo + echo/5)
+	if !slices.Contains(testMounts(), boot) {
+		t.Error("it was unmounted")
+	}
+}
+
 func TestNamesAreAnnouncedAgainOnceAnswersUnderWayHaveArrived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := new(heard)
@@ -73,11 +97,11 @@ func TestNamesAreAnnouncedAgainOnceAnswersUnderWayHaveArrived(t *testing.T) {
 		h.want(t, "at once", "7/x", "7/y", "8")
 		time.Sleep(2 * echo)
 		synctest.Wait()
-		h.want(t, "later", "7/x", "7/y", "8", "7/x", "7/y")
+		h.want(t, "later", "7/x", "7/y", "8", "7/x?", "7/y?")
 		a.NameChanged(&dir, "x")
 		time.Sleep(2 * echo)
 		synctest.Wait()
-		h.want(t, "the next time", "7/x", "7/y", "8", "7/x", "7/y", "7/x", "7/x")
+		h.want(t, "the next time", "7/x", "7/y", "8", "7/x?", "7/y?", "7/x", "7/x?")
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,16 @@ func wantErrno(t *testing.T, what string, err error, errno syscall.Errno) {
 	if !is(err, errno) {
 		t.Errorf("%s: got %v, want %v", what, err, errno)
 	}
+}
+
+func within(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if cond() {
+			return
+		}
+	}
+	t.Fatalf("not within three seconds: %s", what)
 }
 
 func lstat(t *testing.T, path string) (st unix.Stat_t) {

@@ -12,15 +12,29 @@ import (
 const (
 	invalInode = 2
 	invalEntry = 3
+
+	expireOnly = 1 // FUSE_EXPIRE_ONLY, a flag of invalEntry
 )
 
 // InvalidateEntry has the kernel forget what it knows of a name in the directory
-// that it calls parent, its absence also. ENOENT means that it knew nothing.
+// that it calls parent, its absence also; what is mounted there goes. ENOENT means
+// that it knew nothing.
 func (d *Device) InvalidateEntry(parent uint64, name string) error {
+	return d.announceEntry(parent, name, 0)
+}
+
+// ExpireEntry has the kernel ask for a name again before it believes what it knows.
+// Where the name still stands for the same, all stays. Linux before 6.2 takes it
+// for InvalidateEntry.
+func (d *Device) ExpireEntry(parent uint64, name string) error {
+	return d.announceEntry(parent, name, expireOnly)
+}
+
+func (d *Device) announceEntry(parent uint64, name string, flags uint32) error {
 	ne := binary.NativeEndian
 	body := ne.AppendUint64(nil, parent) // fuse_notify_inval_entry_out
 	body = ne.AppendUint32(body, uint32(len(name)))
-	body = ne.AppendUint32(body, 0) // flags
+	body = ne.AppendUint32(body, flags)
 	body = append(body, name...)
 	return d.announce(invalEntry, append(body, 0))
 }

@@ -361,6 +361,13 @@ func TestAnnouncements(t *testing.T) {
 	if got := k.message(); string(got) != string(want) {
 		t.Errorf("entry:\n% x, want\n% x", got, want)
 	}
+	if err := k.device.ExpireEntry(7, "name"); err != nil {
+		t.Fatal(err)
+	}
+	ne.PutUint32(want[28:], 1)
+	if got := k.message(); string(got) != string(want) {
+		t.Errorf("entry, to be asked for:\n% x, want\n% x", got, want)
+	}
 	if err := k.device.InvalidateInode(8); err != nil {
 		t.Fatal(err)
 	}
