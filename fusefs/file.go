@@ -4,6 +4,9 @@ import (
 	"math"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // Contents are read and written by node, without handles: with OPEN answered
@@ -48,11 +51,28 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	if n == nil {
 		return 0, stale
 	}
-	size, err := f.tree.Write(n, data, int64(in.Offset))
+	var size int
+	var err error
+	if in.Flags&unix.O_APPEND != 0 && in.WriteFlags&fuse.WRITE_CACHE == 0 {
+		size, err = f.append(n, data, int64(in.Offset))
+	} else {
+		size, err = f.tree.Write(n, data, int64(in.Offset))
+	}
 	if err == nil && in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
 		err = f.tree.KillSuid(n)
 	}
 	return uint32(size), f.status("write", in.NodeId, err)
+}
+
+// append writes to the end of a file. The kernel takes off for that, which is
+// wrong where a layer's file became longer or shorter: with O_APPEND it doesn't
+// ask for the size again, and keeps the data as if they were at off.
+func (f *filesystem) append(n *overlay.Node, data []byte, off int64) (int, error) {
+	size, at, err := f.tree.Append(n, data)
+	if err == nil && at != off {
+		go f.changes.Changed(n) // which may wait for this answer
+	}
+	return size, err
 }
 
 // Writev leaves its work to Write: the device gives a write in one piece.

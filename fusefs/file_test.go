@@ -3,6 +3,8 @@ package fusefs
 import (
 	"bytes"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +38,32 @@ func TestContents(t *testing.T) {
 	check(t, "read 4.8 MiB", err)
 	if !bytes.Equal(got, big) {
 		t.Error("what was read is not what was written")
+	}
+}
+
+// The kernel appends at the end that it knows, which a layer may have moved.
+func TestAppendingToAFileThatALayerHasChanged(t *testing.T) {
+	for how, now := range map[string]string{"longer": "root:x:0:0\nbin:x:1:1\n", "shorter": "root\n"} {
+		t.Run(how, func(t *testing.T) {
+			dir := project(t, map[string]string{"etc/passwd": "root:x:0:0\n"})
+			m := serve(t, dir, Options{}, nil)
+			passwd := m.path("etc/passwd")
+			wantContent(t, passwd, "root:x:0:0\n")
+			f, err := os.OpenFile(passwd, os.O_RDWR|os.O_APPEND, 0)
+			check(t, "open", err)
+			closeLater(t, f)
+			check(t, "change the layer", os.WriteFile(filepath.Join(dir, "user/apps/base/etc/passwd"), []byte(now), 0o644))
+			lines := bytes.Repeat([]byte("me:x:2:2\n"), 200<<10) // several requests
+			for range 2 {
+				_, err = f.Write(lines)
+				check(t, "append", err)
+			}
+			now += strings.Repeat(string(lines), 2)
+			within(t, "the kernel shows what was appended", func() bool {
+				got, err := os.ReadFile(passwd)
+				return err == nil && string(got) == now
+			})
+		})
 	}
 }
 

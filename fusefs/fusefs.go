@@ -37,9 +37,10 @@ const (
 // [fuse.RawFileSystem] itself: go-fuse's default answers OPEN and FLUSH with
 // success and RELEASE with nothing, so a forgotten method would go unnoticed.
 type filesystem struct {
-	tree  *overlay.Tree
-	nodes *nodes
-	log   *slog.Logger
+	tree    *overlay.Tree
+	nodes   *nodes
+	changes *announcer
+	log     *slog.Logger
 
 	listed atomic.Pointer[overlay.Node] // the last directory read to its end, until Meanwhile
 

@@ -95,6 +95,7 @@ func mount(t *overlay.Tree, dir string, o *Options) (*Server, error) {
 		return nil, errors.Join(err, detach(dir, true))
 	}
 	f.agree(d.KernelFlags())
+	f.changes = &announcer{kernel: d}
 	f.nodes.memory.follow()
 	s := &Server{dir: dir, done: make(chan struct{})}
 	go func() {
@@ -102,7 +103,7 @@ func mount(t *overlay.Tree, dir string, o *Options) (*Server, error) {
 		d.Serve()
 		f.OnUnmount()
 	}()
-	if err := t.Watch(&announcer{kernel: d}); err != nil {
+	if err := t.Watch(f.changes); err != nil {
 		// Without it, a change of a layer is seen when the kernel forgets.
 		o.Logger.Warn("changes of the layers won't be seen at once", "error", err)
 	}

@@ -29,6 +29,24 @@ func (t *Tree) Write(n *Node, p []byte, off int64) (int, error) {
 	return pwriteFull(fd, p, off)
 }
 
+// Append writes to the end of a regular file, which copies it up first, and
+// returns where that was.
+func (t *Tree) Append(n *Node, p []byte) (written int, at int64, err error) {
+	t.freeze.RLock()
+	defer t.freeze.RUnlock()
+	fd, h, err := t.writable(n)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer t.files.put(h)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, 0, err
+	}
+	written, err = pwriteFull(fd, p, st.Size)
+	return written, st.Size, err
+}
+
 // writable returns the descriptor of n's copy in the edits.
 func (t *Tree) writable(n *Node) (int, *handle, error) {
 	if t.state == nil {
