@@ -71,6 +71,27 @@ func TestPermissionsHoldForOthers(t *testing.T) {
 	}
 }
 
+func TestPermissionsFollowTheAccessList(t *testing.T) {
+	need(t, "root")
+	m := sample(t, Options{AllowOther: true})
+	passwd := m.path("etc/passwd")
+	read := func() error {
+		cmd := exec.Command("cat", passwd)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1234, Gid: 5678}}
+		return cmd.Run()
+	}
+	check(t, "read", read())
+	// A posix_acl_xattr_header and entries (linux/posix_acl_xattr.h): 0640.
+	list := []byte("\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x04\x00\x04\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff")
+	check(t, "set the list", unix.Setxattr(passwd, accessList, list, 0))
+	if read() == nil {
+		t.Error("others may still read what the list closes to them")
+	}
+	if st := lstat(t, passwd); st.Mode != 0o100640 {
+		t.Errorf("mode %o", st.Mode)
+	}
+}
+
 func TestExtendedAttributes(t *testing.T) {
 	m := sample(t, Options{})
 	sh := m.path("bin/sh")

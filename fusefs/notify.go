@@ -33,6 +33,7 @@ type notifier interface {
 	InvalidateEntry(parent uint64, name string) error
 	ExpireEntry(parent uint64, name string) error
 	InvalidateInode(id uint64) error
+	InvalidateAttributes(id uint64) error
 }
 
 // NameChanged implements overlay.Notifier. Of a directory that the kernel doesn't

@@ -54,6 +54,8 @@ func (h *heard) InvalidateInode(id uint64) error {
 	return err
 }
 
+func (h *heard) InvalidateAttributes(id uint64) error { return h.say(fmt.Sprintf("%d's", id)) }
+
 // want compares with all that was heard.
 func (h *heard) want(t *testing.T, when string, want ...string) {
 	t.Helper()

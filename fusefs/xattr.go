@@ -53,8 +53,16 @@ func (f *filesystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name strin
 	if n == nil {
 		return stale
 	}
-	return f.status("setxattr", in.NodeId, f.tree.SetXattr(n, name, value, int(in.Flags)))
+	err := f.tree.SetXattr(n, name, value, int(in.Flags))
+	if err == nil && name == accessList {
+		// It changes the permissions, which the kernel doesn't expect without
+		// POSIX_ACL.
+		_ = f.changes.kernel.InvalidateAttributes(in.NodeId)
+	}
+	return f.status("setxattr", in.NodeId, err)
 }
+
+const accessList = "system.posix_acl_access"
 
 // RemoveXAttr implements removexattr(2).
 func (f *filesystem) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {

@@ -41,11 +41,17 @@ func (d *Device) announceEntry(parent uint64, name string, flags uint32) error {
 
 // InvalidateInode has the kernel forget a node's attributes and all of its
 // cached content, or listing. ENOENT means that it doesn't know the node.
-func (d *Device) InvalidateInode(id uint64) error {
+func (d *Device) InvalidateInode(id uint64) error { return d.announceInode(id, 0) }
+
+// InvalidateAttributes has the kernel forget a node's attributes alone, so it waits
+// for nothing.
+func (d *Device) InvalidateAttributes(id uint64) error { return d.announceInode(id, -1) }
+
+func (d *Device) announceInode(id uint64, off int64) error {
 	ne := binary.NativeEndian
 	body := ne.AppendUint64(nil, id) // fuse_notify_inval_inode_out
-	body = ne.AppendUint64(body, 0)  // offset
-	body = ne.AppendUint64(body, 0)  // length: up to the end
+	body = ne.AppendUint64(body, uint64(off))
+	body = ne.AppendUint64(body, 0) // length: up to the end
 	return d.announce(invalInode, body)
 }
 

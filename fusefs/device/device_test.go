@@ -379,6 +379,13 @@ func TestAnnouncements(t *testing.T) {
 	if got := k.message(); string(got) != string(want) {
 		t.Errorf("inode:\n% x, want\n% x", got, want)
 	}
+	if err := k.device.InvalidateAttributes(8); err != nil {
+		t.Fatal(err)
+	}
+	ne.PutUint64(want[24:], 1<<64-1)
+	if got := k.message(); string(got) != string(want) {
+		t.Errorf("attributes:\n% x, want\n% x", got, want)
+	}
 	k.unmount()
 	if err := k.device.InvalidateInode(8); !errors.Is(err, unix.EBADF) {
 		t.Errorf("after the unmount: %v", err)
