@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,4 +154,26 @@ func handOver(t *testing.T, dir string, uid int) {
 	check(t, "chown", filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
 		return errors.Join(err, os.Lchown(path, uid, uid))
 	}))
+}
+
+// What is visited as soon as there is a mount is watched from then on, too.
+func TestChangesRightAfterTheMountAreSeen(t *testing.T) {
+	dir := project(t, map[string]string{"etc/hostname": "box\n"})
+	for i := range 100 { // which takes a while to watch
+		check(t, "mkdir", os.MkdirAll(filepath.Join(dir, fmt.Sprintf("user/apps/p%d/opt/p%d", i, i)), 0o755))
+	}
+	for i := range 10 {
+		name := fmt.Sprintf("etc/new%d", i)
+		changed := make(chan error)
+		go func() {
+			for len(testMounts()) == 0 {
+			}
+			_ = unix.Access(filepath.Join(testMounts()[0], "etc/none"), unix.F_OK)
+			changed <- os.WriteFile(filepath.Join(dir, "user/apps/base", name), nil, 0o644)
+		}()
+		m := serve(t, dir, Options{}, nil)
+		check(t, "change the layer", <-changed)
+		within(t, name+" is shown", func() bool { return unix.Access(m.path(name), unix.F_OK) == nil })
+		m.stop()
+	}
 }
