@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -301,7 +302,7 @@ func (x *exerciser) seek(off, _ int) error {
 		return nil
 	}
 	data, err := unix.Seek(x.fd, int64(off), unix.SEEK_DATA)
-	if err == unix.ENXIO {
+	if errors.Is(err, unix.ENXIO) {
 		data, err = int64(len(x.want)), nil
 	}
 	if err == nil && len(bytes.Trim(x.want[off:data], "\x00")) > 0 {

@@ -56,7 +56,7 @@ func (s *slowFS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOu
 		s.begun <- in.NodeId
 		<-s.letGo
 	}
-	out.Attr.Ino = in.NodeId
+	out.Ino = in.NodeId
 	return fuse.OK
 }
 
