@@ -148,7 +148,7 @@ func runTool(ctx context.Context, name string, args ...string) error {
 		return missingProgram(name)
 	}
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_HTTP_LOW_SPEED_LIMIT=1", "GIT_HTTP_LOW_SPEED_TIME=30")
+	cmd.Env = append(gitEnv(), "LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_HTTP_LOW_SPEED_LIMIT=1", "GIT_HTTP_LOW_SPEED_TIME=30")
 	cmd.WaitDelay = grace
 	out, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {

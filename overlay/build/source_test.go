@@ -198,3 +198,26 @@ echo two >src; git commit -qam two; git checkout -q -b side; echo side >src; git
 		t.Errorf("error %v", b.err)
 	}
 }
+
+// In a hook, git's own variables say which repository is meant: not those that
+// packages come from.
+func TestHooksKeepTheirRepository(t *testing.T) {
+	_, err := exec.LookPath("git")
+	need(t, "git", err == nil)
+	b := layCheckout(t, map[string]string{"config/rootfs-manifests/default.toml": "", "user/local/x.o": "old"})
+	repo := filepath.Join(t.TempDir(), "repo")
+	for _, dir := range []string{b.root, repo} {
+		b.sh(`mkdir -p ` + dir + `; cd ` + dir + `; git init -q -b master; git config user.email a@b; git config user.name a
+echo '*.o' >.gitignore; echo one >src; git add .; git commit -qm one; git tag one; echo two >src; git commit -qam two`)
+	}
+	text := dadk("p", "git", "file://"+repo, `cp src "$DADK_CURRENT_BUILD_DIR"`)
+	b.write("user/dadk/config/p.toml", strings.Replace(text, "[build]", "revision = \"one\"\n[build]", 1))
+	b.write("user/dadk/config/q.toml", dadk("q", "local", "user/local", `date +%N >x.o; cp x.o "$DADK_CURRENT_BUILD_DIR"`))
+	t.Setenv("GIT_DIR", filepath.Join(b.root, ".git"))
+	b.want("in a hook", b.build(), "p built, q built")
+	if got := b.read("p/opt/src"); got != "one\n" {
+		t.Errorf("it holds %q", got)
+	}
+	b.sh(`[ "$(git symbolic-ref HEAD)" = refs/heads/master ]`)
+	b.want("again", b.build(), "p unchanged, q unchanged") // x.o is ignored, so no input
+}
