@@ -378,6 +378,27 @@ env = { CC = "${CROSS_COMPILE}gcc", GIVEN = "<${FROM_CALLER}> $ORIGIN" }`})
 	b.want("another compiler", b.build(), "p built")
 }
 
+// A variable of the recipe that adds to the caller's depends on that.
+func TestVariablesThatAddToTheCallers(t *testing.T) {
+	b := lay(t, map[string]string{"p": `
+command = 'echo "$MYFLAGS, $OTHER" >"$DESTDIR/x"'
+env = { MYFLAGS = "-O2 ${MYFLAGS} ${TZ}", OTHER = "${MYFLAGS}" }`})
+	for _, c := range []struct{ flags, zone, want string }{
+		{"-g", "", "p built"},
+		{"-g", "EST", "p unchanged"},
+		{"-g1", "EST", "p built"},
+	} {
+		t.Setenv("MYFLAGS", c.flags)
+		t.Setenv("TZ", c.zone)
+		for i, want := range []string{c.want, "p unchanged", "p unchanged", "p unchanged"} {
+			b.want(fmt.Sprintf("%s for the %dth time", c.flags, i+1), b.build(), want)
+		}
+		if got, want := b.read("p/x"), fmt.Sprintf("-O2 %s UTC, %[1]s\n", c.flags); got != want {
+			t.Errorf("the build had %q, want %q", got, want)
+		}
+	}
+}
+
 func TestToolVersionsAreInputs(t *testing.T) {
 	bin := t.TempDir()
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))

@@ -56,11 +56,15 @@ func hostArch() string {
 // with what they refer to, and those of the architecture. Where a person's
 // folders are says nothing of it.
 func hashedEnv(r *overlay.Recipe, arch string) []string {
-	vars := map[string]string{"ARCH": arch, "CROSS_COMPILE": crossCompile(arch)}
+	given := map[string]string{"ARCH": arch, "CROSS_COMPILE": crossCompile(arch)}
+	vars := maps.Clone(given)
 	for name, value := range r.Env {
 		vars[name] = value
 		for _, m := range reference().FindAllStringSubmatch(value, -1) {
-			if _, ok := vars[m[1]]; !ok && !slices.Contains(places, m[1]) && !slices.Contains(inherited, m[1]) {
+			_, ours := given[m[1]]
+			_, same := fixed[m[1]]
+			if !ours && !same && !slices.Contains(places, m[1]) && !slices.Contains(inherited, m[1]) {
+				// Also where the recipe has one of that name: it doesn't refer to it.
 				vars["caller's "+m[1]] = os.Getenv(m[1])
 			}
 		}
