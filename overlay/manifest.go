@@ -135,6 +135,7 @@ func (m *Manifest) check() error {
 		}
 		m.Remove[i] = clean
 	}
+	m.Remove = outermost(m.Remove)
 	for i := range m.Layers {
 		l := &m.Layers[i]
 		if l.Source == "" {
@@ -147,6 +148,39 @@ func (m *Manifest) check() error {
 	for i := range m.Files {
 		if err := m.Files[i].check(); err != nil {
 			return err
+		}
+	}
+	return m.checkParents()
+}
+
+// outermost returns those of paths that lie in none of the others.
+func outermost(paths []string) []string {
+	paths = slices.Compact(slices.Sorted(slices.Values(paths)))
+	return slices.DeleteFunc(paths, func(p string) bool {
+		for p = path.Dir(p); p != "."; p = path.Dir(p) {
+			if slices.Contains(paths, p) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// checkParents refuses entries in what the manifest makes no directory.
+func (m *Manifest) checkParents() error {
+	types := make(map[string]string)
+	paths := slices.Clone(m.Remove)
+	for i := range m.Files {
+		if f := &m.Files[i]; f.Type != "" {
+			types[f.Path] = f.Type
+			paths = append(paths, f.Path)
+		}
+	}
+	for _, p := range paths {
+		for up := path.Dir(p); up != "."; up = path.Dir(up) {
+			if typ, ok := types[up]; ok && typ != "dir" {
+				return &valueError{"/" + p, fmt.Sprintf("lies in %q, which is to be a %s", "/"+up, typ)}
+			}
 		}
 	}
 	return nil

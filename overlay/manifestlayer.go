@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 
 	"github.com/pkg/xattr"
 	"golang.org/x/sys/unix"
@@ -17,7 +18,7 @@ import (
 // the cache under a digest of what it holds.
 func (p *Project) manifestLayer() (*Layer, error) {
 	m := p.Manifest
-	key := fmt.Appendf(nil, "2\n%q\n", m.Remove)
+	key := fmt.Appendf(nil, "3\n%q\n", m.Remove)
 	explicit := make(map[string]bool)
 	for i := range m.Files {
 		if f := &m.Files[i]; f.Type != "" {
@@ -50,7 +51,7 @@ func (m *Manifest) implicitDirs(explicit map[string]bool) map[string]bool {
 	implicit := map[string]bool{".": true}
 	add := func(p string) {
 		for p = path.Dir(p); p != "."; p = path.Dir(p) {
-			if !explicit[p] {
+			if !explicit[p] && !slices.Contains(m.Remove, p) {
 				implicit[p] = true
 			}
 		}
@@ -123,17 +124,36 @@ func makeParents(dir, path string) error {
 	names := splitAll(path)
 	for _, name := range names[:len(names)-1] {
 		dir = filepath.Join(dir, name)
-		switch err := os.Mkdir(dir, 0o755); {
-		case errors.Is(err, os.ErrExist):
-			continue
-		case err != nil:
-			return err
-		}
-		if err := os.Chmod(dir, 0o755); err != nil {
+		if err := makeDir(dir); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// makeDir makes a directory of the layer unless it is there. The same path under
+// remove, a whiteout: what is below goes, this comes.
+func makeDir(host string) error {
+	var st unix.Stat_t
+	removed := unix.Lstat(host, &st) == nil && isWhiteout(st.Mode)
+	if removed {
+		if err := os.Remove(host); err != nil {
+			return err
+		}
+	}
+	switch err := os.Mkdir(host, 0o755); {
+	case errors.Is(err, os.ErrExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	if !removed {
+		return os.Chmod(host, 0o755)
+	}
+	if err := xattr.LSet(host, xattrOpaque, []byte("y")); err != nil {
+		return err
+	}
+	return unix.Chmod(host, 0o755|metaFlag)
 }
 
 func (f *ManifestFile) write(dir string) error {
@@ -142,24 +162,26 @@ func (f *ManifestFile) write(dir string) error {
 	if err := makeParents(dir, f.Path); err != nil {
 		return err
 	}
-	// The same path under remove: what is below goes, this comes.
-	var st unix.Stat_t
-	if unix.Lstat(host, &st) == nil && isWhiteout(st.Mode) {
-		if err := os.Remove(host); err != nil {
+	if mt.mode&unix.S_IFMT == unix.S_IFDIR {
+		if err := makeDir(host); err != nil {
+			return err
+		}
+	} else {
+		if err := os.Remove(host); err != nil && !errors.Is(err, os.ErrNotExist) { // a whiteout
+			return err
+		}
+		if err := os.WriteFile(host, []byte(f.Target), 0o644); err != nil {
 			return err
 		}
 	}
-	if mt.mode&unix.S_IFMT == unix.S_IFDIR {
-		if err := os.MkdirAll(host, 0o755); err != nil {
-			return err
-		}
-	} else if err := os.WriteFile(host, []byte(f.Target), 0o644); err != nil {
+	made, err := os.Open(host)
+	if err != nil {
 		return err
 	}
-	if !mt.implied() {
-		if err := xattr.LSet(host, xattrMeta, mt.encode()); err != nil {
-			return err
-		}
+	defer made.Close() //nolint:errcheck // nothing was written
+	var st unix.Stat_t
+	if err := unix.Fstat(int(made.Fd()), &st); err != nil {
+		return err
 	}
-	return unix.Chmod(host, mt.hostMode())
+	return recordFd(int(made.Fd()), mt, st.Mode)
 }

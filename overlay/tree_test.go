@@ -203,6 +203,37 @@ func TestManifestEntries(t *testing.T) {
 	}
 }
 
+// What is removed goes whole, whatever is made in its place and in which order
+// the paths are named.
+func TestManifestRemovesWhole(t *testing.T) {
+	for _, remove := range []string{
+		`"/var/cache", "/var/cache/apt", "/usr/share/doc"`,
+		`"/usr/share/doc", "/var/cache/apt", "/var/cache"`,
+	} {
+		tree := open(t, project(t,
+			`rootfs.toml remove = [`+remove+`]|[[file]]|path = "/var/cache"|type = "dir"|mode = "0700"|gid = 7`+
+				`|[[file]]|path = "/usr/share/doc/new/fifo"|type = "fifo"`,
+			"user/apps/a/var/cache/apt/x x", "user/apps/a/var/cache/y y", "user/apps/a/usr/share/doc/z/z z"))
+		expect(t, tree,
+			`usr 40755 0:0`, `usr/share 40755 0:0`, `usr/share/doc 40755 0:0`,
+			`usr/share/doc/new 40755 0:0`, `usr/share/doc/new/fifo 10644 0:0`,
+			`var 40755 0:0`, `var/cache 40700 0:7`)
+	}
+}
+
+func TestManifestThatCantBe(t *testing.T) {
+	for manifest, want := range map[string]string{
+		"[[file]]|path = \"/a\"|type = \"fifo\"|[[file]]|path = \"/a/b/c\"|type = \"dir\"": `rootfs.toml:5:8: "/a/b/c": lies in "/a", which is to be a fifo`,
+		"remove = [\"/a/b\"]|[[file]]|path = \"/a\"|type = \"symlink\"|target = \"/c\"":    `rootfs.toml:1:11: "/a/b": lies in "/a", which is to be a symlink`,
+	} {
+		root := t.TempDir()
+		must(t, os.WriteFile(filepath.Join(root, ManifestName), []byte(strings.ReplaceAll(manifest, "|", "\n")), 0o644))
+		if _, err := Find(root, ""); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%v, want %q at its end", err, want)
+		}
+	}
+}
+
 // What a person's umask is shows nowhere, in the cache neither.
 func TestManifestHasNoUmask(t *testing.T) {
 	p := project(t, `rootfs.toml remove = ["/x/y"]|[[file]]|path = "/a/b/c"|type = "dir"`, "user/sysconfig/f f")
