@@ -203,6 +203,23 @@ func TestManifestEntries(t *testing.T) {
 	}
 }
 
+// What the manifest names only on the way to something doesn't take a link's place.
+func TestManifestKeepsUsrMergeLinks(t *testing.T) {
+	tree := open(t, project(t,
+		`rootfs.toml remove = ["/bin/su", "/sbin"]|[base]|source = "base"|[[file]]|path = "/bin/x/fifo"|type = "fifo"`+
+			`|[[file]]|path = "/sbin/init"|type = "symlink"|target = "/init"|[[file]]|path = "/lib"|type = "dir"`,
+		"base/usr/bin/su su", "base/usr/bin/sh sh", "base/bin ->usr/bin",
+		"base/usr/sbin/s s", "base/sbin ->usr/sbin", "base/usr/lib/l l", "base/lib ->usr/lib"))
+	expect(t, tree,
+		`bin 120777 0:0 ->usr/bin`,
+		`lib 40755 0:0`, // asked for
+		`sbin 40755 0:0`, `sbin/init 120777 0:0 ->/init`,
+		`usr 40755 0:0`, `usr/bin 40755 0:0`, `usr/bin/sh 100644 0:0 "sh"`,
+		`usr/bin/x 40755 0:0`, `usr/bin/x/fifo 10644 0:0`,
+		`usr/lib 40755 0:0`, `usr/lib/l 100644 0:0 "l"`,
+		`usr/sbin 40755 0:0`, `usr/sbin/s 100644 0:0 "s"`)
+}
+
 // What is removed goes whole, whatever is made in its place and in which order
 // the paths are named.
 func TestManifestRemovesWhole(t *testing.T) {
