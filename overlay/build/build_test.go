@@ -164,6 +164,11 @@ func TestOnlyWhatChangedIsBuilt(t *testing.T) {
 		{"which made no difference", "rm user/apps/prog/new", "else unchanged, lib unchanged, prog unchanged"},
 		{"execute bit", "chmod +x user/apps/prog/prog.c", "else unchanged, lib unchanged, prog built"},
 		{"read bits, as a umask sets them", "chmod g-r,o-r user/apps/*/*", "else unchanged, lib unchanged, prog unchanged"},
+		{"an empty folder", "mkdir user/apps/prog/tmp", "else unchanged, lib unchanged, prog built"},
+		{"that is made sticky", "chmod 1777 user/apps/prog/tmp", "else unchanged, lib unchanged, prog built"},
+		{"and filled", "touch user/apps/prog/tmp/file", "else unchanged, lib unchanged, prog built"},
+		{"taken back", "rm -r user/apps/prog/tmp", "else unchanged, lib unchanged, prog unchanged"},
+		{"set-uid bit", "chmod u+s user/apps/prog/prog.c", "else unchanged, lib unchanged, prog built"},
 		{"git's own", "mkdir user/apps/prog/.git && echo >user/apps/prog/.git/index", "else unchanged, lib unchanged, prog unchanged"},
 		{"another architecture", `echo 'arch = "riscv64"' >rootfs.toml`, "else built, lib built, prog built"},
 		{"and back", `rm rootfs.toml`, "else unchanged, lib unchanged, prog unchanged"},
@@ -238,6 +243,37 @@ func TestProductsInTheFolderAreNoInputs(t *testing.T) {
 		b.want(c.step, b.build(), c.want)
 		if said := b.log.String(); !strings.Contains(said, c.says) || c.says == "" && said != "" {
 			t.Errorf("%s: said %q, want %q in it", c.step, said, c.says)
+		}
+	}
+}
+
+// Folders that a build makes or fills are no inputs either, be they empty or not.
+func TestProductsThatAreFolders(t *testing.T) {
+	b := lay(t, map[string]string{"p": `command = '''
+mkdir -p made/deep/empty made/full
+install -d -m 1777 sticky
+[ ! -e x.c ] || echo >made/full/x.o
+echo >filled/x.o
+cp x.c "$DESTDIR"
+'''`})
+	b.write("user/apps/p/x.c", "one\n")
+	b.sh("mkdir user/apps/p/filled")
+	for _, c := range []struct{ step, change, want string }{
+		{"from nothing", "", "p built"},
+		{"again", "", "p unchanged"},
+		{"cleaned by hand", "rm user/apps/p/made/full/x.o user/apps/p/filled/x.o", "p unchanged"},
+		{"and more", "rm -r user/apps/p/made/deep user/apps/p/sticky", "p unchanged"},
+		{"a source", "echo two >user/apps/p/x.c", "p built"},
+		{"again", "", "p unchanged"},
+		{"an input", "mkdir user/apps/p/made/deep/other", "p built"},
+		{"again", "", "p unchanged"},
+	} {
+		if c.change != "" {
+			b.sh(c.change)
+		}
+		b.want(c.step, b.build(), c.want)
+		if said := b.log.String(); said != "" {
+			t.Errorf("%s: said %q", c.step, said)
 		}
 	}
 }

@@ -231,7 +231,7 @@ func (w *work) learn() error {
 	}
 	var bad error
 	ignored := gitIgnored(w.folder, newDirs(w.before, after))
-	disturbed := w.rec.Products.learn(after, ignored, w.inputs, func(name string) bool {
+	disturbed := w.rec.Products.learn(w.before, after, ignored, w.inputs, func(name string) bool {
 		sig := after.files[name]
 		if sig == w.before.files[name] {
 			return false

@@ -7,6 +7,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,7 +44,7 @@ func newDirs(before, after *listing) []string {
 // changed tells whether the content of an input is another than before.
 // It returns the inputs that were written to meanwhile, by the build itself or
 // by somebody else, in which case the build may not have seen them.
-func (p *products) learn(after *listing, ignored []string, inputs map[string]string, changed func(name string) bool) (disturbed []string) {
+func (p *products) learn(before, after *listing, ignored []string, inputs map[string]string, changed func(name string) bool) (disturbed []string) {
 	fresh := products{Arch: p.Arch, Files: make(map[string]signature), Dirs: make(map[string]bool)}
 	for dir := range p.Dirs {
 		if after.dirs[dir] {
@@ -74,10 +75,20 @@ func (p *products) learn(after *listing, ignored []string, inputs map[string]str
 		if _, ok := after.files[name]; ok {
 			continue
 		}
-		if _, known := p.Files[name]; known {
+		_, known := p.Files[name]
+		if dir, ok := strings.CutSuffix(name, dirMark); known || ok && after.dirs[dir] { // filled
 			delete(inputs, name)
 		} else {
 			disturbed = append(disturbed, name)
+		}
+	}
+	// What the build has made or filled is nobody's when it is empty again.
+	for dir := range after.dirs {
+		_, known := p.Files[dir+dirMark]
+		_, input := inputs[dir+dirMark]
+		_, was := before.files[dir+dirMark]
+		if !input && (known || was || !before.dirs[dir]) && !fresh.holds(dir+dirMark) {
+			fresh.Files[dir+dirMark] = signature{Mode: unix.S_IFDIR}
 		}
 	}
 	*p = fresh

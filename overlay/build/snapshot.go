@@ -34,15 +34,21 @@ type fileRecord struct {
 
 // listing is what a folder holds, by path relative to it.
 type listing struct {
-	files map[string]signature // regular files and symlinks
-	dirs  map[string]bool      // without the folder itself
+	// files are regular files and symlinks, and as "NAME/" the directories that
+	// no file tells of: empty ones, and sticky ones for their mode.
+	files map[string]signature
+	dirs  map[string]bool // without the folder itself
 }
+
+// dirMark ends the name of a directory among files.
+const dirMark = "/"
 
 // list walks a folder. What skip names is no part of it, nor what other
 // programs keep there (.git, the link "result"). It doesn't enter closed
 // directories.
 func list(folder string, skip func(name string) bool, closed map[string]bool) (*listing, error) {
 	l := &listing{files: make(map[string]signature), dirs: make(map[string]bool)}
+	tells := make(map[string]bool) // directories that something is in
 	err := filepath.WalkDir(folder, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			if name != folder && errors.Is(err, fs.ErrNotExist) {
@@ -61,11 +67,12 @@ func list(folder string, skip func(name string) bool, closed map[string]bool) (*
 			return nil
 		}
 		if entry.IsDir() {
-			l.dirs[rel] = true
+			l.dirs[rel], tells[path.Dir(rel)] = true, true
 			if closed[rel] {
+				tells[rel] = true
 				return fs.SkipDir
 			}
-			return nil
+			return l.addSticky(name, rel)
 		}
 		if typ := entry.Type(); typ != 0 && typ != fs.ModeSymlink {
 			return nil // a socket or the like can't be an input
@@ -74,10 +81,27 @@ func list(folder string, skip func(name string) bool, closed map[string]bool) (*
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		l.files[rel] = sig
+		l.files[rel], tells[path.Dir(rel)] = sig, true
 		return err
 	})
+	for dir := range l.dirs {
+		if _, ok := l.files[dir+dirMark]; !ok && !tells[dir] {
+			l.files[dir+dirMark] = signature{Mode: unix.S_IFDIR}
+		}
+	}
 	return l, err
+}
+
+// addSticky adds a directory whose mode a layer shows as it is.
+func (l *listing) addSticky(name, rel string) error {
+	sig, err := sign(name)
+	if err == nil && sig.Mode&unix.S_ISVTX != 0 {
+		l.files[rel+dirMark] = signature{Mode: sig.Mode}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // sign returns the signature of a file, links not followed.
@@ -91,10 +115,15 @@ func sign(name string) (signature, error) {
 	}, nil
 }
 
-// hashFile returns the hash of a regular file or a symlink, of which only the
-// execute bits of its mode count: the others are the umask's.
+// hashFile returns the hash of a file of a listing. Of a mode only what no umask
+// sets counts: whether it can be executed, set-id bits, and all of a sticky
+// directory's.
 func hashFile(name string, sig signature) (string, error) {
 	h := sha256.New()
+	if sig.Mode&unix.S_IFMT == unix.S_IFDIR {
+		_, _ = fmt.Fprintf(h, "dir %o", sig.Mode)
+		return string(h.Sum(nil)), nil
+	}
 	if sig.Mode&unix.S_IFMT == unix.S_IFLNK {
 		target, err := os.Readlink(name)
 		if err != nil {
@@ -108,6 +137,9 @@ func hashFile(name string, sig signature) (string, error) {
 		return "", err
 	}
 	defer f.Close() //nolint:errcheck // only read
+	if special := sig.Mode & (unix.S_ISUID | unix.S_ISGID); special != 0 {
+		_, _ = fmt.Fprintf(h, "set-id %o ", special)
+	}
 	_, _ = fmt.Fprintf(h, "file %t ", sig.Mode&0o111 != 0)
 	if _, err := io.Copy(h, f); err != nil {
 		return "", err
