@@ -1,7 +1,6 @@
 package build
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -46,17 +45,4 @@ func key(r *overlay.Recipe, arch string, tools, inputs map[string]string, needs 
 		}
 		h.inputs(inputs)
 	})
-}
-
-// toolVersions asks the tools of a recipe.
-func toolVersions(ctx context.Context, r *overlay.Recipe, rec *record) (versions map[string]string, fresh bool, err error) {
-	versions = make(map[string]string, len(r.Tools))
-	for _, name := range r.Tools {
-		version, asked, err := toolVersion(ctx, name, rec.Tools)
-		if err != nil {
-			return nil, false, err
-		}
-		versions[name], fresh = version, fresh || asked
-	}
-	return versions, fresh, nil
 }

@@ -68,15 +68,13 @@ func (w *work) look(ctx context.Context) (err error) {
 	if w.folder, err = filepath.EvalSymlinks(w.Path); err != nil {
 		return err
 	}
-	var asked bool
-	if w.tools, asked, err = toolVersions(ctx, w.Recipe, w.rec); err != nil {
+	if w.tools, err = w.toolVersions(ctx, w.Recipe, w.folder); err != nil {
 		return err
 	}
 	if w.before, err = w.list(); err != nil {
 		return err
 	}
 	w.inputs, w.fresh, err = hashAll(w.folder, w.before, w.rec.Files, w.rec.Products.sources(w.before))
-	w.fresh = w.fresh || asked
 	return err
 }
 

@@ -20,15 +20,13 @@ const recordVersion = 1
 type record struct {
 	Version  int
 	Files    map[string]fileRecord // of the folder
-	Tools    map[string]toolRecord
 	Products products
 	Done     map[string][]done // by variant of the project, the newest first
 }
 
 func newRecord() *record {
 	return &record{
-		Version: recordVersion, Files: make(map[string]fileRecord),
-		Tools: make(map[string]toolRecord), Done: make(map[string][]done),
+		Version: recordVersion, Files: make(map[string]fileRecord), Done: make(map[string][]done),
 	}
 }
 

@@ -20,6 +20,7 @@ type builder struct {
 	confines bool          // the kernel can keep it there
 	headers  string        // see kernelHeaders
 	shared   *sharing
+	versions versions
 	failed   atomic.Bool
 	built    chan *work // to be committed
 	toShare  chan share

@@ -3,52 +3,111 @@ package build
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"time"
-)
 
-// toolRecord is what a program said of itself when it had a signature.
-type toolRecord struct {
-	Path      string // links followed
-	Signature signature
-	Version   string
-}
+	"golang.org/x/sys/unix"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
 
 // toolLimit is how long a program may take to tell its version.
 const toolLimit = 10 * time.Second
 
-// toolVersion returns what a program prints when called with --version,
-// remembered as long as its file is the same. fresh tells that it was asked.
-func toolVersion(ctx context.Context, name string, cache map[string]toolRecord) (version string, fresh bool, err error) {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", false, missingProgram(name)
+// versions are what programs say of themselves, each asked once a run: the same
+// file may be another compiler tomorrow (rustup, ccache, a script).
+type versions struct {
+	mu    sync.Mutex
+	asked map[string]func() (string, error) // by the program's path
+}
+
+// toolVersions asks the tools of a recipe, which runs in folder.
+func (b *builder) toolVersions(ctx context.Context, r *overlay.Recipe, folder string) (map[string]string, error) {
+	told := make(map[string]string, len(r.Tools))
+	for _, name := range r.Tools {
+		file := findTool(name, folder, searchPath(environment(r, b.arch(), nil)))
+		if file == "" {
+			return nil, missingProgram(name)
+		}
+		version, err := b.versions.of(file, func() (string, error) { return b.toolVersion(ctx, file) })
+		if err != nil {
+			return nil, err
+		}
+		told[name] = version
 	}
-	if path, err = filepath.EvalSymlinks(path); err != nil {
-		return "", false, err
+	return told, nil
+}
+
+// of asks for the version of a file unless that has been done.
+func (v *versions) of(file string, ask func() (string, error)) (string, error) {
+	v.mu.Lock()
+	if v.asked == nil {
+		v.asked = make(map[string]func() (string, error))
 	}
-	sig, err := sign(path)
-	if err != nil {
-		return "", false, err
+	once, ok := v.asked[file]
+	if !ok {
+		once = sync.OnceValues(ask)
+		v.asked[file] = once
 	}
-	if known, ok := cache[name]; ok && known.Path == path && known.Signature == sig {
-		return known.Version, false, nil
-	}
+	v.mu.Unlock()
+	return once()
+}
+
+// toolVersion returns what a program prints when called with --version.
+func (b *builder) toolVersion(ctx context.Context, file string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, toolLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, name, "--version")
+	cmd := exec.CommandContext(ctx, file, "--version")
+	cmd.Dir, cmd.Env = b.project.Root, environment(&overlay.Recipe{}, b.arch(), nil)
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
-		return "", false, fmt.Errorf("%s --version doesn't end", name)
+		return "", fmt.Errorf("%s --version doesn't end", file)
 	}
-	version = string(out)
-	if err != nil { // it doesn't know the option: its content must do
-		if version, err = hashFile(path, sig); err != nil {
-			return "", false, err
+	if err == nil {
+		return string(out), nil
+	}
+	// It doesn't know the option: its content must do.
+	real, err := filepath.EvalSymlinks(file)
+	if err != nil {
+		return "", err
+	}
+	sig, err := sign(real)
+	if err != nil {
+		return "", err
+	}
+	return hashFile(real, sig)
+}
+
+// searchPath is the value of PATH in an environment.
+func searchPath(env []string) string {
+	for _, variable := range env {
+		if path, ok := strings.CutPrefix(variable, "PATH="); ok {
+			return path
 		}
 	}
-	cache[name] = toolRecord{path, sig, version}
-	return version, true, nil
+	return ""
+}
+
+// findTool finds the program that a command in folder would run; "" when there is
+// none.
+func findTool(name, folder, path string) string {
+	dirs := filepath.SplitList(path)
+	if strings.Contains(name, "/") {
+		dirs = []string{""}
+	}
+	for _, dir := range dirs {
+		file := filepath.Join(dir, name)
+		if !filepath.IsAbs(file) {
+			file = filepath.Join(folder, file)
+		}
+		if st, err := os.Stat(file); err == nil && st.Mode().IsRegular() && unix.Access(file, unix.X_OK) == nil {
+			return file
+		}
+	}
+	return ""
 }
