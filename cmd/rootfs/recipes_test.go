@@ -175,9 +175,10 @@ one
 		t, project, mnt,
 		watchStep{`sleep .2; test ! -e mnt/late; echo 'apps = 1' >rootfs.toml; sleep .2; : >rootfs.toml`, `[ "$(cat late)" = one ]`},
 		watchStep{`echo two >user/apps/late/file`, `[ "$(cat late)" = two ]`},
+		watchStep{`echo 'apps = 1' >rootfs.toml; sleep .2; : >rootfs.toml; echo three >user/apps/late/file`, `[ "$(cat late)" = three ]`},
 	)
-	if said := end(); !strings.Contains(said, "rootfs.toml:1:8: ") {
-		t.Error("the wrong manifest wasn't told of")
+	if said := end(); strings.Count(said, "rootfs.toml:1:8: ") != 2 {
+		t.Error("the manifest was wrong twice, and that was not told")
 	}
 }
 

@@ -49,11 +49,13 @@ type watchReport struct {
 }
 
 func (w *watchReport) report(results []build.Result, err error) {
-	if results == nil {
-		w.failure("", err, false)
-		return
+	news, rest := false, err
+	for _, r := range results {
+		if r.Err != nil {
+			rest = nil // it is told with its package
+		}
 	}
-	news := false
+	w.failure("", rest, false)
 	for _, r := range results {
 		w.failure(r.Name, r.Err, r.Ran)
 		news = news || r.Ran || r.State == build.Restored || r.State == build.Fetched
