@@ -226,11 +226,18 @@ func (p *Project) checkoutBase() (*Layer, error) {
 func (p *Project) CheckoutDirs() []string {
 	c := p.Manifest.checkout
 	dirs := []string{filepath.Join(p.Root, "config"), filepath.Dir(p.Manifest.File), c.configDir}
-	for _, link := range tomlFiles(c.configDir) {
-		if file, err := filepath.EvalSymlinks(link); err == nil {
-			dirs = append(dirs, filepath.Dir(file))
+	_ = filepath.WalkDir(c.configDir, func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+		case entry.IsDir():
+			dirs = append(dirs, name)
+		case filepath.Ext(name) == ".toml":
+			if file, err := filepath.EvalSymlinks(name); err == nil {
+				dirs = append(dirs, filepath.Dir(file))
+			}
 		}
-	}
+		return nil // what can't be read, the packages tell of
+	})
 	slices.Sort(dirs)
 	return slices.Compact(dirs)
 }

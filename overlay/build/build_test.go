@@ -547,48 +547,62 @@ func TestInterruptedBuildEndsItsCommand(t *testing.T) {
 	b.sh(`! kill -0 $(cat user/apps/p/pid) 2>/dev/null`)
 }
 
+// watching watches a project. sees waits until a build has made text of a file in
+// an output.
+func (b *bench) watching() (sees func(step, file, text string)) {
+	b.t.Helper()
+	p, err := overlay.Find(b.root, "")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	o := b.options
+	o.Observer, o.Logger = b, slog.New(slog.DiscardHandler)
+	ran := make(chan error)
+	ctx, cancel := context.WithCancel(b.t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Watch(ctx, p, o, func(_ []Result, err error) {
+			select {
+			case ran <- err:
+			case <-ctx.Done():
+			}
+		})
+	}()
+	b.t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			b.t.Error(err)
+		}
+	})
+	return func(step, file, text string) {
+		b.t.Helper()
+		for limit := time.After(10 * time.Second); ; {
+			select {
+			case err = <-ran:
+				if b.read(file) == text {
+					return
+				}
+			case err := <-ended:
+				ended <- err
+				b.t.Fatalf("%s: the watch has ended: %v", step, err)
+			case <-limit:
+				b.t.Fatalf("%s: %s is %q, not %q (error: %v)", step, file, b.read(file), text, err)
+			}
+		}
+	}
+}
+
 // What is renamed and removed at once takes its watch along, of which fsnotify
 // then complains. Looking at the packages again is the answer.
 func TestWatchGoesOnWhenADirectoryGoes(t *testing.T) {
 	b := lay(t, map[string]string{"p": `command = "cat $(find . -name src) >$DESTDIR/x"`})
 	b.write("user/apps/p/src", "0")
-	p, err := overlay.Find(b.root, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := b.options
-	o.Observer, o.Logger = b, slog.New(slog.DiscardHandler)
-	ran := make(chan string)
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() {
-		ended <- Watch(ctx, p, o, func([]Result, error) {
-			select {
-			case ran <- b.read("p/x"):
-			case <-ctx.Done():
-			}
-		})
-	}()
-	sees := func(step, want string) {
-		t.Helper()
-		for limit := time.After(10 * time.Second); ; {
-			select {
-			case got := <-ran:
-				if got == want {
-					return
-				}
-			case err := <-ended:
-				t.Fatalf("%s: the watch has ended: %v", step, err)
-			case <-limit:
-				t.Fatalf("%s: no build of %q", step, want)
-			}
-		}
-	}
-	sees("at first", "0")
+	sees := b.watching()
+	sees("at first", "p/x", "0")
 	for i := range 3 {
 		b.sh("mkdir user/apps/p/old1 user/apps/p/old2 user/apps/p/old3 user/apps/p/old4")
 		b.write("user/apps/p/src", fmt.Sprint("with ", i))
-		sees("with directories", fmt.Sprint("with ", i))
+		sees("with directories", "p/x", fmt.Sprint("with ", i))
 		for k := range 4 {
 			old, gone := filepath.Join(b.root, "user/apps/p", fmt.Sprint("old", k+1)), filepath.Join(b.root, "user/apps/p/gone")
 			if err := errors.Join(os.Rename(old, gone), os.Remove(gone)); err != nil {
@@ -596,12 +610,71 @@ func TestWatchGoesOnWhenADirectoryGoes(t *testing.T) {
 			}
 		}
 		b.write("user/apps/p/src", fmt.Sprint("without ", i))
-		sees("without them", fmt.Sprint("without ", i))
+		sees("without them", "p/x", fmt.Sprint("without ", i))
 	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
+}
+
+func TestWatchSeesWhatIsAnInput(t *testing.T) {
+	b := &bench{t: t, root: filepath.Join(t.TempDir(), "a[b]c")}
+	b.write("rootfs.toml", "")
+	b.write("user/apps/p/package.toml", "depends = [\"tree\"]\n"+`command = "cat src $DEP_TREE/usr/lib/deep >$DESTDIR/x"`)
+	b.write("user/apps/p/src", "0")
+	b.write("user/apps/tree/usr/lib/deep", "0")
+	sees := b.watching()
+	sees("at first", "p/x", "00")
+	sees("the state folder that has come", "p/x", "00")
+	for _, c := range []struct{ step, change, want string }{
+		{"in a folder with a name like a pattern", "printf 1 >user/apps/p/src", "10"},
+		{"in a tree that it depends on", "printf 1 >user/apps/tree/usr/lib/deep", "11"},
+		{"the manifest goes", "rm rootfs.toml; sleep .3; printf 2 >user/apps/p/src", "21"},
+	} {
+		b.sh(c.change)
+		sees(c.step, "p/x", c.want)
 	}
+}
+
+// A log that grows all the time, beside the packages, holds up no build.
+func TestWatchWhereSomethingAlwaysChanges(t *testing.T) {
+	b := lay(t, map[string]string{"p": `command = "cat src >$DESTDIR/x"`})
+	b.write("user/apps/p/src", "0")
+	sees := b.watching()
+	sees("at first", "p/x", "0")
+	sees("the state folder that has come", "p/x", "0")
+	log, err := os.Create(filepath.Join(b.root, "serial.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close() //nolint:errcheck // nobody reads it
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+				_, _ = log.WriteString("booting\n")
+			}
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	b.sh("while [ ! -s serial.log ]; do sleep .01; done; printf 1 >user/apps/p/src")
+	sees("then", "p/x", "1")
+}
+
+// The package files of a checkout may be in folders of its folder.
+func TestWatchFollowsPackageFiles(t *testing.T) {
+	file := func(say string) string {
+		return dadk("p", "local", "user/p", `echo `+say+` >"$DADK_CURRENT_BUILD_DIR/x"`)
+	}
+	b := layCheckout(t, map[string]string{
+		"config/rootfs-manifests/default.toml": "", "user/p/src": "", "user/dadk/config/more/p.toml": file("one"),
+	})
+	sees := b.watching()
+	sees("at first", "p/opt/x", "one\n")
+	sees("the state folder that has come", "p/opt/x", "one\n")
+	b.write("user/dadk/config/more/p.toml", file("two"))
+	sees("then", "p/opt/x", "two\n")
 }
 
 func TestPackagesAreBuiltSideBySide(t *testing.T) {

@@ -98,8 +98,12 @@ func commonFolders(project string) []string {
 	}
 	if home, err := os.UserHomeDir(); err == nil {
 		folders = append(folders, home, filepath.Join(home, "go"))
-		hidden, _ := filepath.Glob(filepath.Join(home, ".*")) // the pattern is right
-		folders = append(folders, hidden...)
+		all, _ := os.ReadDir(home) // what can't be read, no build can write to
+		for _, entry := range all {
+			if strings.HasPrefix(entry.Name(), ".") {
+				folders = append(folders, filepath.Join(home, entry.Name()))
+			}
+		}
 	}
 	var allowed []string
 	for _, folder := range folders {

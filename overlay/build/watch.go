@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -16,8 +17,12 @@ import (
 )
 
 // quiet is how long nothing must change before packages are looked at: an
-// editor or a checkout makes many changes.
-const quiet = 50 * time.Millisecond
+// editor or a checkout makes many changes. Where something changes all the time,
+// as a log does, patience is how long that is waited for.
+const (
+	quiet    = 50 * time.Millisecond
+	patience = 2 * time.Second
+)
 
 // Watch runs, and again whenever a package's folder or the manifest changes,
 // until ctx ends. Each run is told to report. What failed isn't tried again
@@ -32,8 +37,8 @@ func Watch(ctx context.Context, p *overlay.Project, o Options, report func([]Res
 	disturbed := false
 	for {
 		// First, so that no change is missed.
-		now, err := overlay.Find(p.Root, p.Manifest.File)
-		if err == nil {
+		now, err := overlay.Find(p.Root, manifest(p))
+		if err == nil && now.Root == p.Root {
 			p = now
 		}
 		if err := follow(events, p); err != nil {
@@ -61,6 +66,14 @@ func Watch(ctx context.Context, p *overlay.Project, o Options, report func([]Res
 	}
 }
 
+// manifest is the file to be read again, "" for the usual one, which may go.
+func manifest(p *overlay.Project) string {
+	if p.Manifest.File == filepath.Join(p.Root, overlay.ManifestName) {
+		return ""
+	}
+	return p.Manifest.File
+}
+
 // rest lets time pass.
 func rest(ctx context.Context) {
 	select {
@@ -71,25 +84,33 @@ func rest(ctx context.Context) {
 
 // awaitChange returns when something has changed and then nothing for a while.
 func awaitChange(ctx context.Context, events *fsnotify.Watcher) error {
-	var still <-chan time.Time
+	var still, late <-chan time.Time
+	changed := func() {
+		still = time.After(quiet)
+		if late == nil {
+			late = time.After(patience)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-still:
 			return nil
+		case <-late:
+			return nil
 		case _, ok := <-events.Events:
 			if !ok {
 				return nil
 			}
-			still = time.After(quiet)
+			changed()
 		case err := <-events.Errors:
 			// The second is of a directory that was renamed and at once removed,
 			// and took its watch along.
 			if !errors.Is(err, fsnotify.ErrEventOverflow) && !errors.Is(err, unix.EINVAL) {
 				return err
 			}
-			still = time.After(quiet)
+			changed()
 		}
 	}
 }
@@ -103,17 +124,22 @@ func follow(events *fsnotify.Watcher, p *overlay.Project) error {
 	}
 	apps := p.AppsDir()
 	dirs = append(dirs, filepath.Dir(apps), apps)
-	pkgs, err := filepath.Glob(filepath.Join(apps, "*")) // with recipes and without: one may come
-	if err != nil {
+	pkgs, err := os.ReadDir(apps) // with recipes and without: one may come
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, pkg := range pkgs {
-		more, err := sourceDirs(p, pkg)
+		more, err := sourceDirs(p, filepath.Join(apps, pkg.Name()))
 		if err != nil {
 			return err
 		}
 		dirs = append(dirs, more...)
 	}
+	more, err := neededDirs(p)
+	if err != nil {
+		return err
+	}
+	dirs = append(dirs, more...)
 	if p.IsCheckout() {
 		more, err := checkoutDirs(p)
 		if err != nil {
@@ -144,6 +170,35 @@ func sourceDirs(p *overlay.Project, pkg string) ([]string, error) {
 		return []string{folder}, nil //nolint:nilerr // no recipe, or one to be mended
 	}
 	return inputDirs(p, filepath.Base(pkg), folder, recipe.Ignore)
+}
+
+// neededDirs lists the directories of packages that aren't built here, but that
+// recipes depend on.
+func neededDirs(p *overlay.Project) (dirs []string, err error) {
+	pkgs, err := p.Packages()
+	if err != nil {
+		return nil, nil //nolint:nilerr // what is wrong, the build tells
+	}
+	needed := make(map[string]bool)
+	for _, pk := range pkgs {
+		if pk.Recipe != nil {
+			for _, name := range pk.Recipe.Depends {
+				needed[name] = true
+			}
+		}
+	}
+	for _, pk := range pkgs {
+		folder, err := filepath.EvalSymlinks(pk.Path)
+		if err != nil || pk.Recipe != nil || !needed[pk.Name] {
+			continue
+		}
+		more, err := inputDirs(p, pk.Name, folder, nil)
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, more...)
+	}
+	return dirs, nil
 }
 
 // checkoutDirs lists those of a DragonOS checkout, and where it says what the
