@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -40,7 +41,7 @@ func buildCommand(std streams) *cli.Command {
 			if err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
+			ctx, stop := signal.NotifyContext(c.Context, interrupts()...)
 			defer stop()
 			results, err := buildPackages(ctx, c, std, project, build.Options{
 				Names: c.Args().Slice(), Jobs: c.Int("j"), KeepGoing: c.Bool("keep-going"), Force: c.Bool("force"),
@@ -54,6 +55,16 @@ func buildCommand(std streams) *cli.Command {
 			return nil
 		},
 	}
+}
+
+// interrupts are the signals that end a build, with what it has started: a
+// terminal that is closed is one, unless nohup said that it isn't.
+func interrupts() []os.Signal {
+	signals := []os.Signal{unix.SIGINT, unix.SIGTERM}
+	if !signal.Ignored(unix.SIGHUP) {
+		signals = append(signals, unix.SIGHUP)
+	}
+	return signals
 }
 
 // tellEach gives each of several packages that failed a line of its own.
@@ -111,7 +122,7 @@ func buildFirst(c *cli.Context, std streams, p *overlay.Project) error {
 	if c.Bool("no-build") {
 		return nil
 	}
-	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
+	ctx, stop := signal.NotifyContext(c.Context, interrupts()...)
 	defer stop()
 	keepGoing := c.Bool("keep-going")
 	results, err := buildPackages(ctx, c, std, p, build.Options{KeepGoing: keepGoing})

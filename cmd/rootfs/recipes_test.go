@@ -125,6 +125,35 @@ func startWatch(t *testing.T, project string) (end func() string) {
 	}
 }
 
+// A terminal that is closed ends what a build has started, too: nobody watches
+// over it any more.
+func TestBuildEndsWithItsTerminal(t *testing.T) {
+	project := layProject(t, `
+-- user/apps/slow/package.toml --
+command = "echo $$ >pid; sleep 60"
+`)
+	for _, c := range []struct{ command, want string }{
+		{`exec rootfs build`, "gone"},
+		{`trap '' HUP; exec rootfs build`, "there"}, // as nohup does
+	} {
+		cmd := exec.Command("sh", "-c", c.command)
+		cmd.Dir = project
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		sees(t, project, `test -s user/apps/slow/pid`)
+		if err := cmd.Process.Signal(unix.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		if c.want == "there" {
+			sh(t, project, `sleep .2; kill -0 $(cat user/apps/slow/pid)`)
+			_ = cmd.Process.Signal(unix.SIGTERM)
+		}
+		_ = cmd.Wait()
+		sh(t, project, `! kill -0 $(cat user/apps/slow/pid) 2>/dev/null; rm user/apps/slow/pid; [ -z "$(ls .rootfs/staging)" ]`)
+	}
+}
+
 // watchStep is a change to a project, and how a mount shows what is built then.
 type watchStep struct{ change, seen string }
 

@@ -5,7 +5,6 @@ import (
 	"os/signal"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
 	"github.com/DragonOS-Community/rootfs/overlay/build"
@@ -24,7 +23,7 @@ func watchCommand(std streams) *cli.Command {
 			if err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
+			ctx, stop := signal.NotifyContext(c.Context, interrupts()...)
 			defer stop()
 			d := newBuildDisplay(c, std.err)
 			defer d.close()
