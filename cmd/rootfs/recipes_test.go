@@ -125,6 +125,19 @@ func startWatch(t *testing.T, project string) (end func() string) {
 	}
 }
 
+// A copy of what nobody may write to, as of the Nix store.
+func TestBuildOfWriteProtectedTrees(t *testing.T) {
+	asEachUser(t, func(t *testing.T) {
+		project := layProject(t, `
+-- user/apps/p/package.toml --
+command = "mkdir $DESTDIR/usr; echo one >$DESTDIR/usr/x; chmod -R a-w $DESTDIR"
+`)
+		giveAway(t, project)
+		rootfs(t, project, "build")
+		sh(t, project, `[ "$(cat .rootfs/packages/x86_64/p/usr/x)" = one ]; [ -z "$(ls .rootfs/staging)" ]`)
+	})
+}
+
 // A terminal that is closed ends what a build has started, too: nobody watches
 // over it any more.
 func TestBuildEndsWithItsTerminal(t *testing.T) {

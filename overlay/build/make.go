@@ -160,6 +160,10 @@ func (w *work) take(root, want string) error {
 	if len(tree.alien) > 0 {
 		w.options.Logger.Warn(fmt.Sprintf("%s: has programs for another machine than %s: %s", w.Name, w.arch(), some(tree.alien)))
 	}
+	// What its owner can't write to, only root can move.
+	if err := os.Chmod(root, 0o755); err != nil {
+		return err
+	}
 	output := w.Name + "-" + tree.name()
 	if err := w.install(root, output); err != nil {
 		return err
