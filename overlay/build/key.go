@@ -30,7 +30,8 @@ func hashOf(add func(*keyHash)) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// key is the hash of all that decides what a package is built to.
+// key is the hash of all that decides what a package is built to. Of one that is
+// built once, inputs are nil: where its folder comes from stands for them.
 func key(r *overlay.Recipe, arch string, tools, inputs map[string]string, needs []*unit) string {
 	return hashOf(func(h *keyHash) {
 		h.line(outputVersion)
@@ -42,6 +43,9 @@ func key(r *overlay.Recipe, arch string, tools, inputs map[string]string, needs 
 		}
 		for _, need := range needs {
 			h.line("package", need.Name, need.hash)
+		}
+		if inputs == nil && r.Source != nil {
+			h.line("source", fmt.Sprintf("%q", *r.Source))
 		}
 		h.inputs(inputs)
 	})

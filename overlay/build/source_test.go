@@ -85,6 +85,27 @@ func TestArchivesAreFetchedOnce(t *testing.T) {
 	}
 }
 
+// build-once is about the folder, not about where it comes from.
+func TestBuildOnceOfAnotherSource(t *testing.T) {
+	f := layFetched(t)
+	f.define("archive-rootdir = \"top\"")
+	once := func(from, to string) {
+		text, err := os.ReadFile(filepath.Join(f.root, "user/dadk/config/p.toml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.write("user/dadk/config/p.toml", "build-once = true\n"+strings.Replace(string(text), from, to, 1))
+	}
+	once("", "")
+	f.want("first", f.build(), "p built")
+	f.sh("echo two >.rootfs/sources/p/src")
+	f.want("the folder", f.build(), "p unchanged")
+	f.define("archive-rootdir = \"top\"")
+	once("/p.tar.gz", "/p-2.tar.gz")
+	f.want("another archive", f.build(), "p built")
+	f.want("again", f.build(), "p unchanged")
+}
+
 // A cached file that isn't what was fetched is not used.
 func TestDamagedFetchIsRefused(t *testing.T) {
 	f := layFetched(t)
