@@ -39,9 +39,6 @@ func (w *work) fetch(ctx context.Context) error {
 	if _, statErr := os.Stat(w.Path); err == nil && statErr == nil && string(have) == want && !w.options.Force {
 		return nil
 	}
-	if err := os.Remove(mark); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
 	w.options.Logger.Info("fetching "+w.Name, "from", source.Archive+source.Git)
 	temp := w.Path + ".new"
 	if err := overlay.RemoveTree(temp); err != nil {
@@ -57,6 +54,10 @@ func (w *work) fetch(ctx context.Context) error {
 	}
 	if err != nil {
 		return errors.Join(err, overlay.RemoveTree(temp))
+	}
+	// Not before there is something else: what was fetched is good offline.
+	if err := os.Remove(mark); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
 	if err := overlay.RemoveTree(w.Path); err != nil {
 		return err

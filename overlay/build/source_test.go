@@ -213,6 +213,10 @@ echo two >src; git commit -qam two; git checkout -q -b side; echo side >src; git
 	// Offline.
 	b.sh("rm -rf " + repo)
 	b.want("what was cloned stays", b.build(), "p unchanged")
+	b.options.Force = true
+	b.want("it can't be cloned anew", b.build(), "p failed")
+	b.options.Force = false
+	b.want("which changes nothing", b.build(), "p unchanged")
 	define("")
 	b.want("what wasn't can't be had", b.build(), "p failed")
 	if b.err == nil || !strings.Contains(b.err.Error(), "file://"+repo+": can't be fetched: git: ") {
