@@ -677,6 +677,14 @@ func TestWatchFollowsPackageFiles(t *testing.T) {
 	sees("then", "p/opt/x", "two\n")
 }
 
+// The state may be elsewhere, on a larger disk.
+func TestStateBehindALink(t *testing.T) {
+	b := lay(t, map[string]string{"p": `command = "echo >$DESTDIR/x"`})
+	b.sh("mkdir elsewhere; ln -s elsewhere .rootfs")
+	b.want("first", b.build(), "p built")
+	b.want("again", b.build(), "p unchanged")
+}
+
 func TestPackagesAreBuiltSideBySide(t *testing.T) {
 	// Each waits for the other.
 	const recipe = `command = "touch ../%s.there; while [ ! -e ../%s.there ]; do sleep .01; done; touch $DESTDIR/x"

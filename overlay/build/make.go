@@ -95,8 +95,8 @@ func (w *work) outputDir(output string) string { return filepath.Join(w.project.
 // reuse makes an output of an earlier build the package's.
 func (w *work) reuse(output string) error {
 	w.result.State = Unchanged
-	if dir := w.outputDir(output); dir != w.result.Output {
-		w.result.State, w.result.Output = Restored, dir
+	if filepath.Base(w.result.Output) != output { // its folder may be behind a link
+		w.result.State, w.result.Output = Restored, w.outputDir(output)
 		w.dropped = w.rec.add(w.project.Variant(), done{w.key(), output})
 		w.fresh = true
 	}
