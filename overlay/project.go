@@ -74,6 +74,10 @@ func Find(dir, manifest string) (*Project, error) {
 	if manifest, err = filepath.Abs(manifest); err != nil { // a daemon changes its directory
 		return nil, err
 	}
+	// As root, so that it is known for one of its own.
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(manifest)); err == nil {
+		manifest = filepath.Join(dir, filepath.Base(manifest))
+	}
 	p.Manifest, err = readManifestOf(root, manifest)
 	return p, err
 }

@@ -29,3 +29,21 @@ func TestManifestIsAbsolute(t *testing.T) {
 		}
 	}
 }
+
+// And whichever way leads to it.
+func TestManifestBehindALink(t *testing.T) {
+	checkout, _, err := findCheckout(t, "config/rootfs-manifests/small.toml", "", "")
+	must(t, err)
+	link := filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(checkout.Root, link))
+	for manifest, want := range map[string]string{
+		"config/rootfs-manifests/default.toml": "x86_64",
+		"config/rootfs-manifests/small.toml":   "x86_64-small",
+	} {
+		p, err := Find(link, filepath.Join(link, manifest))
+		must(t, err)
+		if got := p.Variant(); got != want || !p.IsCheckout() {
+			t.Errorf("%s: the variant is %s, want %s", manifest, got, want)
+		}
+	}
+}
