@@ -127,6 +127,28 @@ func TestVariantsKeepTheirOutputs(t *testing.T) {
 	b.want("then", b.build(), "both built, only built")
 }
 
+// What a build makes anew for one variant is no reason to show something else in
+// another.
+func TestVariantsKeepToTheirOutputs(t *testing.T) {
+	const recipe = `command = "date +%N >$DESTDIR/x"`
+	b := lay(t, map[string]string{"a": recipe, "b": recipe, "c": recipe, "d": recipe, "e": recipe, "f": recipe})
+	b.write("other.toml", "")
+	of := func(manifest string) *overlay.Project {
+		p, err := overlay.Find(b.root, manifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	for _, manifest := range []string{"", filepath.Join(b.root, "other.toml")} {
+		o := Options{Force: true, Observer: b, Logger: slog.New(slog.DiscardHandler)}
+		if _, err := Run(t.Context(), of(manifest), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.want("then", b.build(), "a unchanged, b unchanged, c unchanged, d unchanged, e unchanged, f unchanged")
+}
+
 // layCheckout makes a DragonOS checkout of files.
 func layCheckout(t *testing.T, files map[string]string) *bench {
 	t.Helper()

@@ -35,7 +35,7 @@ func (b *builder) make(ctx context.Context, u *unit) error {
 	if err := w.look(ctx); err != nil {
 		return err
 	}
-	if output := w.rec.find(w.key()); output != "" && !b.options.Force {
+	if output := w.rec.find(w.project.Variant(), w.key()); output != "" && !b.options.Force {
 		if _, err := os.Stat(w.outputDir(output)); err == nil {
 			return w.reuse(output)
 		}

@@ -3,6 +3,7 @@ package build
 import (
 	"encoding/gob"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,10 +88,11 @@ func (r *record) write(file string) error {
 }
 
 // find returns the output of an earlier build of the same inputs, "" if none. It
-// may have been another variant's.
-func (r *record) find(key string) string {
-	for _, builds := range r.Done {
-		for _, d := range builds {
+// may have been another variant's, where this one has none: a build may make
+// something else each time.
+func (r *record) find(variant, key string) string {
+	for _, v := range slices.Concat([]string{variant}, slices.Sorted(maps.Keys(r.Done))) {
+		for _, d := range r.Done[v] {
 			if d.Key == key {
 				return d.Output
 			}
