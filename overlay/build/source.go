@@ -171,6 +171,22 @@ var client = &http.Client{Transport: &http.Transport{
 	ResponseHeaderTimeout: 30 * time.Second,
 }}
 
+// stallLimit is for how long nothing may come of what is being fetched.
+var stallLimit = 30 * time.Second
+
+var errStalled = errors.New("the server sends no more")
+
+// impatient is a reader of an answer that ends when nothing comes any more.
+type impatient struct {
+	io.Reader
+	alarm *time.Timer
+}
+
+func (i impatient) Read(p []byte) (int, error) {
+	i.alarm.Reset(stallLimit)
+	return i.Reader.Read(p)
+}
+
 // fetchFile returns a file that an address stands for, out of the cache where
 // it is there; it stays until release is called. The cache holds contents by
 // their SHA-256, and for each address the SHA-256 of what it gave.
@@ -218,6 +234,8 @@ func addressFile(p *overlay.Project, address string) string {
 
 // download writes what an address gives and returns its SHA-256.
 func download(ctx context.Context, address string, to *os.File) (string, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return "", err
@@ -233,8 +251,13 @@ func download(ctx context.Context, address string, to *os.File) (string, error) 
 	if answer.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("%s: can't be fetched: the server says %s", address, answer.Status)
 	}
+	alarm := time.AfterFunc(stallLimit, func() { cancel(errStalled) })
+	defer alarm.Stop()
 	hash := sha256.New()
-	n, err := io.Copy(io.MultiWriter(to, hash), answer.Body)
+	n, err := io.Copy(io.MultiWriter(to, hash), impatient{answer.Body, alarm})
+	if err != nil && errors.Is(context.Cause(ctx), errStalled) {
+		err = errStalled
+	}
 	if err != nil {
 		return "", fmt.Errorf("%s: can't be fetched: it broke off after %d bytes: %w", address, n, err)
 	}

@@ -8,8 +8,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // fetched is a checkout with one package that comes from elsewhere, and what
@@ -134,6 +136,30 @@ func TestDamagedFetchIsRefused(t *testing.T) {
 	if f.err == nil || !strings.Contains(f.err.Error(), "/p.tar.gz: can't be fetched: ") || !strings.Contains(f.err.Error(), "it needs the network") {
 		t.Errorf("error %v", f.err)
 	}
+}
+
+// A server that falls silent holds up no build.
+func TestFetchThatStalls(t *testing.T) {
+	defer func(limit time.Duration) { stallLimit = limit }(stallLimit)
+	stallLimit = 300 * time.Millisecond
+	f := layFetched(t)
+	good := f.serve
+	end := make(chan struct{})
+	stop := sync.OnceFunc(func() { close(end) })
+	t.Cleanup(stop)
+	time.AfterFunc(5*time.Second, stop)
+	f.serve = func(w http.ResponseWriter) {
+		_, _ = w.Write([]byte("half"))
+		w.(http.Flusher).Flush()
+		<-end
+	}
+	start := time.Now()
+	f.want("silent", f.build(), "p failed")
+	if f.err == nil || !strings.Contains(f.err.Error(), "it broke off after 4 bytes: the server sends no more") || time.Since(start) > 4*time.Second {
+		t.Errorf("after %v: %v", time.Since(start), f.err)
+	}
+	f.serve = good
+	f.want("again", f.build(), "p built")
 }
 
 func TestFetchesThatFail(t *testing.T) {
