@@ -191,6 +191,9 @@ var manifestTypes = map[string]uint32{
 	"fifo": unix.S_IFIFO, "socket": unix.S_IFSOCK, "symlink": unix.S_IFLNK,
 }
 
+// nobodysID is what chown(2) takes for no owner at all.
+const nobodysID uint32 = 1<<32 - 1
+
 func (f *ManifestFile) check() error {
 	given := f.Path
 	clean, err := cleanPath(f.Path)
@@ -204,6 +207,10 @@ func (f *ManifestFile) check() error {
 		return &valueError{f.Type, "use one of dir, char, block, fifo, socket, symlink, or no type to change what a layer has"}
 	case (typ == unix.S_IFLNK) != (f.Target != ""):
 		return &valueError{given, "a target belongs to type = \"symlink\", and only there"}
+	case strings.ContainsRune(f.Target, 0):
+		return &valueError{given, "its target can't be in a symlink"}
+	case f.UID != nil && *f.UID == nobodysID || f.GID != nil && *f.GID == nobodysID:
+		return &valueError{given, fmt.Sprintf("nobody can be user or group %d: use a smaller number", nobodysID)}
 	case typ == 0 && f.Mode == "" && f.UID == nil && f.GID == nil:
 		return &valueError{given, "says nothing: give a type, mode, uid or gid"}
 	}

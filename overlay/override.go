@@ -6,19 +6,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// override changes the metadata of an entry of the layers below the edits:
-// a [[file]] of the manifest without a type. Copy-up records what it shows.
-type override struct{ file *ManifestFile }
+// override changes the metadata of an entry of the layers below the edits: all
+// [[file]] of the manifest without a type for one path, in their order. Copy-up
+// records what it shows.
+type override struct{ files []*ManifestFile }
 
 func (o *override) apply(e *Entry) {
-	if o.file.perm != nil {
-		e.Mode = e.Mode&unix.S_IFMT | *o.file.perm
-	}
-	if o.file.UID != nil {
-		e.UID = *o.file.UID
-	}
-	if o.file.GID != nil {
-		e.GID = *o.file.GID
+	for _, f := range o.files {
+		if f.perm != nil {
+			e.Mode = e.Mode&unix.S_IFMT | *f.perm
+		}
+		if f.UID != nil {
+			e.UID = *f.UID
+		}
+		if f.GID != nil {
+			e.GID = *f.GID
+		}
 	}
 }
 
@@ -90,7 +93,10 @@ func (o *overrides) add(path string, f *ManifestFile) {
 		}
 		o = next
 	}
-	o.here = &override{f}
+	if o.here == nil {
+		o.here = new(override)
+	}
+	o.here.files = append(o.here.files, f)
 }
 
 // overridesOf collects the manifest's; nil when there are none.

@@ -184,7 +184,7 @@ func TestPackageKeepsUsrMergeLinks(t *testing.T) {
 func TestManifestEntries(t *testing.T) {
 	tree := open(t, project(t,
 		`rootfs.toml remove = ["/usr/share/doc"]|[[file]]|path = "/dev/console"|type = "char"|major = 5|minor = 1|mode = "0600"`+
-			`|[[file]]|path = "/bin/su"|mode = "4755"|gid = 7|[[file]]|path = "/init"|type = "symlink"|target = "/bin/su"`,
+			`|[[file]]|path = "/bin/su"|mode = "4750"|gid = 7|[[file]]|path = "/bin/su"|mode = "4755"|[[file]]|path = "/init"|type = "symlink"|target = "/bin/su"`,
 		"user/apps/a/bin/su su", "user/apps/a/usr/share/doc/x x", "user/apps/a/usr/share/y y"))
 	expect(t, tree,
 		`bin 40755 0:0`, `bin/su 104755 0:7 "su"`,
@@ -240,6 +240,8 @@ func TestManifestRemovesWhole(t *testing.T) {
 
 func TestManifestThatCantBe(t *testing.T) {
 	for manifest, want := range map[string]string{
+		"[[file]]|path = \"/a\"|uid = 4294967295":                                          `rootfs.toml:2:8: "/a": nobody can be user or group 4294967295: use a smaller number`,
+		"[[file]]|path = \"/a\"|type = \"symlink\"|target = \"b\\u0000\"":                  `rootfs.toml:2:8: "/a": its target can't be in a symlink`,
 		"[[file]]|path = \"/a\"|type = \"fifo\"|[[file]]|path = \"/a/b/c\"|type = \"dir\"": `rootfs.toml:5:8: "/a/b/c": lies in "/a", which is to be a fifo`,
 		"remove = [\"/a/b\"]|[[file]]|path = \"/a\"|type = \"symlink\"|target = \"/c\"":    `rootfs.toml:1:11: "/a/b": lies in "/a", which is to be a symlink`,
 	} {
