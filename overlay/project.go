@@ -210,7 +210,12 @@ func (p *Project) layers(log *slog.Logger) ([]*Layer, error) {
 	}
 	all = append(all, pkgs...)
 	if dir := p.path(m.Sysconfig.Path); isDir(dir) {
-		all = append(all, &Layer{Name: m.Sysconfig.Path, Dir: dir, decides: true})
+		own, err := p.plainLayer(m.Sysconfig.Path, dir)
+		if err != nil {
+			return nil, err
+		}
+		own[0].decides = true
+		all = append(all, own...)
 	}
 	for _, l := range m.Layers {
 		more, err := p.source(l.Name, l.Source, log)

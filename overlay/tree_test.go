@@ -253,6 +253,13 @@ func TestManifestThatCantBe(t *testing.T) {
 	}
 }
 
+func TestConfigurationIsNotTheState(t *testing.T) {
+	p := project(t, `rootfs.toml [sysconfig]|path = "."`, "user/apps/a/usr/y z", ".rootfs/edits/secret s")
+	if _, err := Open(p, Options{ReadOnly: true}); err == nil || !strings.Contains(err.Error(), "holds this project's own state") {
+		t.Errorf("%v", err)
+	}
+}
+
 // What a person's umask is shows nowhere, in the cache neither.
 func TestManifestHasNoUmask(t *testing.T) {
 	p := project(t, `rootfs.toml remove = ["/x/y"]|[[file]]|path = "/a/b/c"|type = "dir"`, "user/sysconfig/f f")
