@@ -677,6 +677,19 @@ func TestWatchFollowsPackageFiles(t *testing.T) {
 	sees("then", "p/opt/x", "two\n")
 }
 
+// But not in one folder, of which several packages may be made.
+func TestPackagesOfOneFolderTakeTurns(t *testing.T) {
+	const command = `mkdir busy; [ $? = 0 ] && sleep .2 && rmdir busy && echo >"$DADK_CURRENT_BUILD_DIR/x"`
+	b := layCheckout(t, map[string]string{
+		"config/rootfs-manifests/default.toml": "", "user/src/x.c": "",
+		"user/dadk/config/a.toml": dadk("a", "local", "user/src", command),
+		"user/dadk/config/b.toml": dadk("b", "local", "user/src", command),
+	})
+	b.options.Jobs = 2
+	b.want("first", b.build(), "a built, b built")
+	b.want("again", b.build(), "a unchanged, b unchanged")
+}
+
 // The state may be elsewhere, on a larger disk.
 func TestStateBehindALink(t *testing.T) {
 	b := lay(t, map[string]string{"p": `command = "echo >$DESTDIR/x"`})

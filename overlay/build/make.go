@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
@@ -18,6 +19,7 @@ type work struct {
 	*unit
 	folder string // the package's, links followed
 	rec    *record
+	leave  func()            // lets other packages have the folder
 	tools  map[string]string // versions
 	before *listing
 	inputs map[string]string // hashes, by path in the folder
@@ -28,7 +30,8 @@ type work struct {
 
 // make brings the output of a package with a recipe up to date.
 func (b *builder) make(ctx context.Context, u *unit) error {
-	w := &work{builder: b, unit: u, rec: readRecord(recordFile(b.project, u.Name))}
+	w := &work{builder: b, unit: u, rec: readRecord(recordFile(b.project, u.Name)), leave: func() {}}
+	defer func() { w.leave() }()
 	u.dir = filepath.Join(b.project.BuiltDir(), u.Name)
 	u.result.Log = filepath.Join(b.project.StateDir(), "logs", u.Name+".log")
 	u.result.Output, _ = filepath.EvalSymlinks(u.dir) // none yet
@@ -68,6 +71,7 @@ func (w *work) look(ctx context.Context) (err error) {
 	if w.folder, err = filepath.EvalSymlinks(w.Path); err != nil {
 		return err
 	}
+	w.enter()
 	if w.tools, err = w.toolVersions(ctx, w.Recipe, w.folder); err != nil {
 		return err
 	}
@@ -76,6 +80,14 @@ func (w *work) look(ctx context.Context) (err error) {
 	}
 	w.inputs, w.fresh, err = hashAll(w.folder, w.before, w.rec.Files, w.rec.Products.sources(w.before))
 	return err
+}
+
+// enter waits until no other package is at work in the folder: several may be
+// made of one.
+func (w *work) enter() {
+	mu, _ := w.inFolder.LoadOrStore(w.folder, new(sync.Mutex))
+	mu.(*sync.Mutex).Lock()
+	w.leave = mu.(*sync.Mutex).Unlock
 }
 
 func (w *work) list() (*listing, error) {

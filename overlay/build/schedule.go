@@ -21,6 +21,7 @@ type builder struct {
 	headers  string        // see kernelHeaders
 	shared   *sharing
 	versions versions
+	inFolder sync.Map // *sync.Mutex by folder, held by the package at work in it
 	failed   atomic.Bool
 	built    chan *work // to be committed
 	toShare  chan share
