@@ -86,6 +86,9 @@ func (f *filesystem) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekO
 	if n == nil {
 		return stale
 	}
+	// What is mapped and was written to counts as data. The kernel brings it to us
+	// with an invalidation, not by itself.
+	_ = f.changes.kernel.InvalidateInode(in.NodeId)
 	off, err := f.tree.Seek(n, int64(in.Offset), int(in.Whence))
 	out.Offset = uint64(off)
 	return f.status("lseek", in.NodeId, err)

@@ -116,6 +116,27 @@ func TestSparseFiles(t *testing.T) {
 	}
 }
 
+// cp and tar look for data so, and copy nothing else.
+func TestWhatIsMappedIsData(t *testing.T) {
+	m := sample(t, Options{})
+	f, err := os.Create(m.path("sparse"))
+	check(t, "create", err)
+	closeLater(t, f)
+	fd := int(f.Fd())
+	check(t, "truncate", f.Truncate(1<<20))
+	mem, err := unix.Mmap(fd, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	check(t, "mmap", err)
+	t.Cleanup(func() { check(t, "munmap", unix.Munmap(mem)) })
+	copy(mem[8192:], "data")
+	data, err := unix.Seek(fd, 0, unix.SEEK_DATA)
+	check(t, "SEEK_DATA", err)
+	hole, err := unix.Seek(fd, 8192, unix.SEEK_HOLE)
+	check(t, "SEEK_HOLE", err)
+	if data != 8192 || hole != 12288 {
+		t.Errorf("data at %d, then a hole at %d", data, hole)
+	}
+}
+
 func TestCopyFileRange(t *testing.T) {
 	m := sample(t, Options{})
 	src, err := os.Open(m.path("usr/lib/libc.so"))
