@@ -1,9 +1,12 @@
 package overlay
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // signs are the places on the host that say what a project's layers are. Their
@@ -127,6 +130,33 @@ func (s *signs) in(dir, name string, kind signKind) string {
 		name = filepath.Base(target)
 	}
 	return ""
+}
+
+// state is what the signs say: the names in lists and packages, and which file each
+// place is and when it was written to.
+func (s *signs) state() map[string]string {
+	state := make(map[string]string)
+	for _, dirs := range []map[string]bool{s.lists, s.folders} {
+		for dir := range dirs {
+			if entries, _ := os.ReadDir(dir); len(entries) > 0 {
+				state[dir+"/"] = fmt.Sprint(entries)
+			}
+		}
+	}
+	for place := range s.places {
+		if s.lists[place] {
+			continue // also an empty one that Watch has made
+		}
+		var st unix.Stat_t
+		switch err := unix.Lstat(place, &st); {
+		case err != nil:
+		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+			state[place] = fmt.Sprint(st.Ino)
+		default:
+			state[place] = fmt.Sprint(st.Ino, st.Mtim, st.Size)
+		}
+	}
+	return state
 }
 
 // counts tells whether what happened to path may change the layers; 0 when not.

@@ -60,7 +60,8 @@ type Tree struct {
 
 	reading *os.File // locked as long as a steady tree is open; nil for others
 
-	watch *watcher // nil until Watch
+	watch  *watcher          // nil until Watch
+	opened map[string]string // what the signs of the layers said; until Watch
 
 	pathXattrs atomic.Bool // the kernel lists attributes by path only
 }
@@ -112,6 +113,9 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 			_ = t.Close()
 		}
 	}()
+	if !o.ReadOnly {
+		t.opened = p.signs().state()
+	}
 	if t.layers, err = t.findLayers(p); err != nil {
 		return nil, err
 	}

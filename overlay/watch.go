@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -62,7 +63,8 @@ type watcher struct {
 
 // Watch has changes of the layers taken in as they happen and announced to
 // notify, until the tree is closed. Directories are watched from when they are
-// first visited.
+// first visited; of what says which layers there are, changes since the tree was
+// opened count.
 func (t *Tree) Watch(notify Notifier) error {
 	events, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -79,6 +81,10 @@ func (t *Tree) Watch(notify Notifier) error {
 	w.again.Stop()
 	go w.receive()
 	w.watchLayers()
+	if !maps.Equal(t.opened, w.signs.state()) {
+		w.later(func(b *batch) { b.relayer = true })
+	}
+	t.opened = nil
 	t.mu.Lock()
 	t.watch = w
 	w.visited(t.root)

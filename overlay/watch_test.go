@@ -151,6 +151,32 @@ func TestLayersAreLive(t *testing.T) {
 	}
 }
 
+// A tree may be opened long before it is mounted.
+func TestLayersAreLiveFromWhenTheTreeWasOpened(t *testing.T) {
+	for _, tc := range []struct{ name, script string }{
+		{"a new package", `mkdir -p p/usr/new; mv p user/apps/p`},
+		{"another result", `ln -sfn ../../../two user/apps/c/result`},
+		{"a new manifest", `printf '[[file]]\npath = "/usr/new"\ntype = "dir"\n' >rootfs.toml`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := project(t, "user/apps/a/usr/file f", "one/usr/file f", "two/usr/new/file f",
+				"user/apps/c/result ->../../../one", "user/sysconfig/usr/z z")
+			tree := open(t, p)
+			in(t, p, tc.script)
+			h := &heard{names: make(map[string]bool), nodes: make(map[*Node]bool), early: make(map[string]bool)}
+			must(t, tree.Watch(h))
+			within(t, "new is shown", shows(tree, "usr/new"))
+		})
+	}
+	t.Run("nothing", func(t *testing.T) {
+		tree, h := watched(t, project(t, "user/apps/a/usr/file f"))
+		time.Sleep(10 * settle)
+		if h.node(tree.Root()) {
+			t.Error("the layers were read again")
+		}
+	})
+}
+
 // shows tells whether the tree has path.
 func shows(tree *Tree, path string) func() bool {
 	return func() bool { _, err := find(tree, path); return err == nil }
