@@ -100,7 +100,7 @@ const xattrCapability = "security.capability"
 // SetCapability gives the program at path capabilities, in the form of a
 // vfs_cap_data (include/uapi/linux/capability.h); none for an empty value.
 func (t *Tree) SetCapability(path string, value []byte) error {
-	return t.byPath(path, func(n *Node) error {
+	err := t.byPath(path, func(n *Node) error {
 		if n.typ != unix.S_IFREG {
 			return errors.New("not a regular file")
 		}
@@ -113,6 +113,13 @@ func (t *Tree) SetCapability(path string, value []byte) error {
 		}
 		return nil
 	})
+	// Only who looks the name up makes the kernel forget that the file has no
+	// capability, which the next write would have to take away.
+	if dir, name, err := t.parentOf(path); err == nil {
+		t.announce(dir, name)
+		t.Release(dir, 1)
+	}
+	return err
 }
 
 // ReadFile returns the content of the regular file at path.
