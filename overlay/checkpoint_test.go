@@ -465,3 +465,23 @@ func TestSteadyTree(t *testing.T) {
 	}
 	expect(t, open(t, p), `f 100644 0:0 "six"`, `new 100644 0:0 ""`)
 }
+
+// It stays as it is also when an export of a mount that was made since ends.
+func TestSteadyTreeBesideAReaderThatEnds(t *testing.T) {
+	p := project(t, "user/sysconfig/f one")
+	tree := open(t, p)
+	_, err := tree.Write(at(t, tree, "f"), []byte("two"), 0)
+	must(t, err)
+	must(t, tree.Close())
+	steady, err := Open(p, Options{ReadOnly: true, Steady: true})
+	must(t, err)
+	defer steady.Close() //nolint:errcheck // only read
+	tree = open(t, p)
+	c, err := tree.Checkpoint(Checkpoint{Temporary: true})
+	must(t, err)
+	must(t, tree.Uncheckpoint(c.ID))
+	_, err = tree.Write(at(t, tree, "f"), []byte("six"), 0)
+	must(t, err)
+	expect(t, steady, `f 100644 0:0 "two"`)
+	expect(t, tree, `f 100644 0:0 "six"`)
+}

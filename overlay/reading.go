@@ -53,8 +53,7 @@ func (t *Tree) freezeForReaders() error {
 	if err := t.pushNew(&Checkpoint{Time: time.Now().UTC().Truncate(time.Second), Temporary: true}); err != nil {
 		return fmt.Errorf("go on above what is being read: %w", err)
 	}
-	delete(t.state.readers, t.layers[t.edits.rank-1].id()) // nobody gives it back
-	return nil
+	return nil // nobody gives it back, so it counts as being read for good
 }
 
 // BeingEdited tells whether a process has the project open to edit.
