@@ -163,8 +163,8 @@ func newEdits(stackDir, id string, root *snapshot) error {
 	return os.Rename(tmp, filepath.Join(stackDir, id))
 }
 
-// syncEdits brings the filesystem of the edits to the disk.
-func (t *Tree) syncEdits() error { return syncHost(t.project.StateFile(".")) }
+// syncEdits brings the filesystem of the edits to the disk. t.mu is not held.
+func (t *Tree) syncEdits() error { return syncHost(t.Project().StateFile(".")) }
 
 func writeCheckpoint(dir string, c *Checkpoint) error {
 	text, err := json.Marshal(c)

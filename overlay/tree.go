@@ -252,7 +252,7 @@ func (t *Tree) Halt() error {
 	if t.state == nil {
 		return nil
 	}
-	return errors.Join(t.syncEdits(), t.state.close())
+	return errors.Join(syncHost(t.project.StateFile(".")), t.state.close())
 }
 
 // Root returns the root directory's node. It needs no Release.

@@ -392,3 +392,18 @@ func visit(tree *Tree, dir *Node) []*Node {
 	}
 	return seen
 }
+
+// With the race detector: what a checkpoint looks at changes with the layers.
+func TestCheckpointsWhileLayersChange(t *testing.T) {
+	p := project(t, "user/sysconfig/f one", "user/apps/a/usr/x x")
+	tree, _ := watched(t, p)
+	for i := range 5 {
+		in(t, p, fmt.Sprintf("mkdir -p new/usr; echo >new/usr/n%d; mv new user/apps/n%[1]d", i))
+		within(t, "there", func() bool {
+			c, err := tree.Checkpoint(Checkpoint{Temporary: true})
+			must(t, err)
+			must(t, tree.Uncheckpoint(c.ID))
+			return has(tree, fmt.Sprintf("usr/n%d", i))()
+		})
+	}
+}
