@@ -135,12 +135,16 @@ func (m *moment) freeze(r *export.Request) (string, error) {
 	return m.frozen.ID, nil
 }
 
-// thaw gives the checkpoint back.
+// thaw gives the checkpoint back. A daemon that has ended meanwhile, or is about
+// to, leaves it for gc.
 func (m *moment) thaw() error {
 	if m.frozen.ID == "" {
 		return nil
 	}
-	_, err := askDaemon(m.project, &controlRequest{Op: "uncheckpoint", Checkpoint: m.frozen})
+	reply, err := askDaemon(m.project, &controlRequest{Op: "uncheckpoint", Checkpoint: m.frozen})
+	if reply.Error == "" {
+		return nil
+	}
 	return err
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/DragonOS-Community/rootfs/export"
+	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // moments is how many exports are made under writers.
@@ -51,6 +55,39 @@ func TestExportIsOfOneMoment(t *testing.T) {
 		if len(f) != 4 || a-b < 0 || a-b > 1 || f[2] != "1" || f[3] != "1" {
 			t.Fatalf("export %d: a, b, places of x, places of the tree: %v", i, f)
 		}
+	}
+}
+
+// An export goes on and succeeds when its mount ends, or another takes its place.
+func TestExportOutlivesItsMount(t *testing.T) {
+	need(t, "fuse")
+	for _, again := range []bool{false, true} {
+		project := layProject(t, `
+-- user/sysconfig/etc/conf --
+layer
+`)
+		mnt, umount := mountProject(t, project)
+		sh(t, mnt, `echo one >etc/conf`)
+		p, err := overlay.Find(project, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := openMoment(p, &export.Request{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		umount()
+		if again {
+			mnt, umount = mountProject(t, project)
+			sh(t, mnt, `echo two >etc/conf`)
+		}
+		if text, err := m.tree.ReadFile("etc/conf"); err != nil || string(text) != "one\n" {
+			t.Errorf("mounted again: %v, it reads %q, %v", again, text, err)
+		}
+		if err := m.close(); err != nil {
+			t.Errorf("mounted again: %v, it ends with %v", again, err)
+		}
+		umount()
 	}
 }
 
