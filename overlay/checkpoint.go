@@ -29,8 +29,9 @@ type Checkpoint struct {
 const checkpointFile = "checkpoint.json"
 
 // Checkpoint freezes the edits as they are and goes on in an empty layer: one
-// step, whatever there is. Where nothing was edited since the last checkpoint,
-// it returns that one, which is temporary no longer if c isn't. c.ID is ignored.
+// step, whatever there is. Where nothing was edited since the last checkpoint, it
+// returns that one, which is temporary no longer if c isn't, and gets c's name;
+// unless it has another. c.ID is ignored.
 // What programs have mapped and not yet synced is not part of it.
 func (t *Tree) Checkpoint(c Checkpoint) (Checkpoint, error) {
 	if t.state == nil {
@@ -57,8 +58,9 @@ func (t *Tree) push(c *Checkpoint) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	stackDir := t.stackDir()
-	if last, ok, err := t.unchanged(stackDir); err != nil || ok {
-		if err == nil && last.Temporary && !c.Temporary {
+	last, ok, err := t.unchanged(stackDir)
+	if named := last.Name != "" && c.Name != "" && last.Name != c.Name; err != nil || ok && !named {
+		if err == nil && !c.Temporary && (last.Temporary || last.Name == "" && c.Name != "") {
 			last = Checkpoint{ID: last.ID, Name: c.Name, Time: c.Time}
 			err = writeCheckpoint(filepath.Join(stackDir, last.ID), &last)
 		}

@@ -236,6 +236,24 @@ func TestUncheckpointKeepsWhatBecamePermanent(t *testing.T) {
 	}
 }
 
+// Whoever names a checkpoint finds it by that name, edits or not.
+func TestCheckpointGetsItsName(t *testing.T) {
+	p := project(t, "user/sysconfig/f one")
+	tree := open(t, p)
+	_, err := tree.Write(at(t, tree, "f"), []byte("two"), 0)
+	must(t, err)
+	for _, tc := range []struct{ name, id string }{{"", "0001"}, {"a", "0001"}, {"", "0001"}, {"a", "0001"}, {"b", "0002"}, {"", "0002"}} {
+		c, err := tree.Checkpoint(Checkpoint{Name: tc.name})
+		must(t, err)
+		all, err := p.Checkpoints()
+		must(t, err)
+		if last := all[len(all)-1]; c.ID != tc.id || last != c || tc.name != "" && c.Name != tc.name {
+			t.Errorf("a checkpoint %q is %v, and the last %v", tc.name, c, last)
+		}
+		expect(t, openAt(t, p, c.ID), `f 100644 0:0 "two"`)
+	}
+}
+
 func TestUncheckpointKeepsTheRootsTime(t *testing.T) {
 	_, tree, c := readOnce(t)
 	must(t, tree.SetAttr(tree.Root(), &Change{Mtime: &SetTime{Time: Time{Sec: 1000}}}))
