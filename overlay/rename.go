@@ -258,6 +258,9 @@ func (t *Tree) renamed(n, oldDir *Node, oldName string, newDir *Node, newName st
 	}
 	if n.dir != nil {
 		n.upper().parent, n.upper().name = newDir.upper(), newName
+		if t.watch != nil && n.dir.loaded {
+			t.watch.add(n)
+		}
 		return
 	}
 	if there {

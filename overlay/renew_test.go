@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -260,5 +261,33 @@ func TestMovedDirectoryKeepsItsLayer(t *testing.T) {
 	within(t, "back", has(tree, "usr/share/moved/z"))
 	if has(tree, "usr/share/sub")() {
 		t.Error("its old name is back")
+	}
+}
+
+// Also when what leads there changes, and when nobody has looked there.
+func TestMovedDirectoryKeepsItsLayerFromAfar(t *testing.T) {
+	for _, seen := range []bool{false, true} {
+		p := project(t, "user/sysconfig/p/q/a/x x", "user/sysconfig/p/q/y y")
+		tree, h := watched(t, p)
+		must(t, tree.Rename(at(t, tree, "p/q"), "a", tree.Root(), "m", 0))
+		if !seen {
+			must(t, tree.Close())
+			tree = open(t, p)
+			must(t, tree.Watch(h))
+			hold(t, tree, at(t, tree, "m"))
+		}
+		for i, script := range []string{
+			`rm -r p/q/a; sleep .1; mkdir p/q/a`,
+			`mv p/q ../q; sleep .1; mkdir p/q; sleep .1; mkdir p/q/a`,
+			`rm -r p; sleep .1; mkdir -p p/q/a`,
+			`mv p ../p; sleep .1; mkdir p; sleep .1; mkdir p/q; sleep .1; mkdir p/q/a`,
+			`mv p old; mkdir -p new/q/a; mv new p`,
+		} {
+			in(t, p, fmt.Sprintf("cd user/sysconfig; %s; sleep .1; echo >p/q/a/%d", script, i))
+			within(t, script, has(tree, fmt.Sprintf("m/%d", i)))
+			if has(tree, "m/x")() || i > 0 && has(tree, fmt.Sprintf("m/%d", i-1))() {
+				t.Errorf("seen %v, after %s: what was before is still there", seen, script)
+			}
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,12 +54,13 @@ type watcher struct {
 	patient time.Duration // how long again waits; 0 while the layers can be shown
 	trouble string        // why they can't be
 
-	mu     sync.Mutex               // held while watches change, so that they are what dirs and fixed say
-	dirs   map[string]*Node         // by host path
-	fixed  map[string]bool          // watched for the layers' sake
-	polled map[string]unix.Timespec // not watched: their last change
-	poller *time.Timer              // runs while there are polled ones: an idle daemon sleeps
-	full   bool                     // the limit of watches was met
+	mu     sync.Mutex                 // held while watches change, so that they are what dirs and fixed say
+	dirs   map[string]*Node           // by host path
+	fixed  map[string]bool            // watched for the layers' sake
+	moved  map[string]map[string]bool // directory → names on the way to what the edits have moved
+	polled map[string]unix.Timespec   // not watched: their last change
+	poller *time.Timer                // runs while there are polled ones: an idle daemon sleeps
+	full   bool                       // the limit of watches was met
 }
 
 // Watch has changes of the layers taken in as they happen and announced to
@@ -74,6 +76,7 @@ func (t *Tree) Watch(notify Notifier) error {
 		tree: t, notify: notify, events: folderEvents{events},
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), done: make(chan struct{}),
 		dirs: make(map[string]*Node), polled: make(map[string]unix.Timespec),
+		moved: make(map[string]map[string]bool),
 	}
 	w.poller = time.AfterFunc(time.Hour, w.poll)
 	w.poller.Stop()
@@ -138,7 +141,34 @@ func (w *watcher) add(n *Node) {
 		w.mu.Lock()
 		w.dirs[path] = n
 		w.watchPath(path)
+		if n.parent != nil && !slices.Contains(n.parent.dir.stack, part.parent) {
+			w.addMoved(path, part.layer.Dir)
+		}
 		w.mu.Unlock()
+	}
+}
+
+// addMoved watches the way from a layer's root to a directory that the tree has
+// elsewhere: where that is, nobody may ever look. w.mu is held.
+func (w *watcher) addMoved(path, root string) {
+	for path != root {
+		dir, name := filepath.Dir(path), filepath.Base(path)
+		if w.moved[dir] == nil {
+			w.moved[dir] = make(map[string]bool)
+		}
+		w.moved[dir][name] = true
+		w.watchPath(dir)
+		path = dir
+	}
+}
+
+// watchMoved watches what is now on the ways that lead through path. w.mu is held.
+func (w *watcher) watchMoved(path string) {
+	for dir := range w.moved {
+		if inside(dir, path) {
+			_ = w.events.Remove(dir) // it may be elsewhere
+			w.watchPath(dir)
+		}
 	}
 }
 
@@ -166,7 +196,7 @@ func (w *watcher) watchPath(path string) {
 
 // unwatch ends the watch of a path that nobody needs any more. w.mu is held.
 func (w *watcher) unwatch(path string) {
-	if w.dirs[path] != nil || w.fixed[path] {
+	if w.dirs[path] != nil || w.fixed[path] || w.moved[path] != nil {
 		return
 	}
 	delete(w.polled, path)
@@ -346,8 +376,13 @@ func (w *watcher) changed(b *batch, out *news) (whole bool) {
 		w.mu.Lock()
 		n := w.dirs[dir]
 		for name, other := range names {
-			if !other && w.dirs[filepath.Join(dir, name)] == w.tree.root {
+			path := filepath.Join(dir, name)
+			if !other && w.dirs[path] == w.tree.root {
 				out.node(w.tree.root)
+			}
+			if other && w.moved[dir][name] {
+				w.watchMoved(path) // before all is looked at
+				whole = true
 			}
 		}
 		w.mu.Unlock()
