@@ -132,6 +132,8 @@ const maxLinks = 40
 func (t *Tree) follow(root []*hostDir, path string, seen map[string]bool) ([]*hostDir, error) {
 	trail := [][]*hostDir{root} // the directories above, for ".."
 	var at []string             // their names
+	var walked []*hostDir
+	defer func() { closeWalked(walked) }()
 	todo := strings.Split(path, "/")
 	for links := 0; len(todo) > 0; {
 		name := todo[0]
@@ -152,7 +154,7 @@ func (t *Tree) follow(root []*hostDir, path string, seen map[string]bool) ([]*ho
 		case err != nil:
 			return nil, err
 		case f.dirs != nil:
-			trail, at = append(trail, f.dirs), append(at, name)
+			trail, at, walked = append(trail, f.dirs), append(at, name), append(walked, f.dirs...)
 			continue
 		case f.dir == nil:
 			return nil, nil

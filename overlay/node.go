@@ -450,7 +450,7 @@ func (t *Tree) forget(n *Node) {
 		t.watch.remove(n, n.dir.stack)
 	}
 	for _, part := range n.dir.stack {
-		t.dirs.drop(&part.h) // or it would stay until others need the place
+		t.giveBack(n, part) // or it would stay until others need the place
 	}
 	if n.is(dead) && n.upper().layer.edit {
 		t.dirs.retire(&n.upper().h)

@@ -81,7 +81,7 @@ func (t *Tree) restack(n *Node, stack []*hostDir) {
 		if slices.Contains(stack, old) {
 			continue
 		}
-		t.dirs.drop(&old.h)
+		t.giveBack(n, old)
 		same := func(d *hostDir) bool { return d.layer == old.layer && d.path() == old.path() }
 		if !slices.ContainsFunc(stack, same) {
 			left = append(left, old)
@@ -90,6 +90,14 @@ func (t *Tree) restack(n *Node, stack []*hostDir) {
 	n.dir.stack = stack
 	if t.watch != nil {
 		t.watch.remove(n, left)
+	}
+}
+
+// giveBack closes a part of the directory n and, where the layer has that elsewhere,
+// what leads to it.
+func (t *Tree) giveBack(n *Node, part *hostDir) {
+	for d := part; d.parent != nil && (n.parent == nil || !slices.Contains(n.parent.dir.stack, d)); d = d.parent {
+		t.dirs.drop(&d.h)
 	}
 }
 

@@ -116,12 +116,22 @@ func resolveAt(stack []*hostDir, path string) ([]*hostDir, string, error) {
 		if err != nil {
 			return nil, "", err
 		}
+		if at != "" {
+			closeWalked(stack)
+		}
 		stack = f.dirs
 		if at += "/" + name; f.redirect != "" {
 			at = f.redirect
 		}
 	}
 	return stack, at, nil
+}
+
+// closeWalked closes directories that no node has, or would have to open again.
+func closeWalked(dirs []*hostDir) {
+	for _, d := range dirs {
+		d.layer.tree.dirs.drop(&d.h)
+	}
 }
 
 // stackBelow is the root directory's stack of the layers below rank.

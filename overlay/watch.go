@@ -162,6 +162,19 @@ func (w *watcher) addMoved(path, root string) {
 	}
 }
 
+// forgetMoved forgets the ways in layers that are gone.
+func (w *watcher) forgetMoved() {
+	layers := w.tree.Layers()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for dir := range w.moved {
+		if !slices.ContainsFunc(layers, func(l *Layer) bool { return inside(dir, l.Dir) }) {
+			delete(w.moved, dir)
+			w.unwatch(dir)
+		}
+	}
+}
+
 // watchMoved watches what is now on the ways that lead through path. w.mu is held.
 func (w *watcher) watchMoved(path string) {
 	for dir := range w.moved {
@@ -410,6 +423,7 @@ func (w *watcher) relayer(sign bool, out *news) bool {
 		w.again.Stop()
 		w.patient, w.trouble = 0, ""
 		w.watchLayers()
+		w.forgetMoved()
 		return true
 	}
 	// A package that is being copied in is no package yet.

@@ -231,10 +231,12 @@ func TestRootOfALayerIsLive(t *testing.T) {
 
 // A package that is switched to another tree again and again.
 func TestLayersThatGoAreGivenBack(t *testing.T) {
-	p := project(t, "user/sysconfig/etc/c c", "user/apps/r/result ->../../../build/0")
+	p := project(t, "user/sysconfig/etc/c c", "user/apps/r/result ->../../../build/0", "user/apps/z/sbin/s s")
 	const switches = 10
 	for i := range switches + 1 {
 		save(t, filepath.Join(p.Root, fmt.Sprintf("build/%d/usr/lib/%d", i, i)), nil)
+		save(t, filepath.Join(p.Root, fmt.Sprintf("build/%d/usr/share/s", i)), nil)
+		must(t, os.Symlink("usr/lib", filepath.Join(p.Root, fmt.Sprintf("build/%d/sbin", i))))
 	}
 	tree, _ := watched(t, p)
 	kept := func() (fds, dirs, watches int) {
@@ -247,14 +249,18 @@ func TestLayersThatGoAreGivenBack(t *testing.T) {
 		}
 		tree.watch.mu.Lock()
 		defer tree.watch.mu.Unlock()
-		return fds, len(tree.watch.dirs), len(tree.watch.events.WatchList())
+		return fds, len(tree.watch.dirs) + len(tree.watch.moved), len(tree.watch.events.WatchList())
 	}
-	fds, dirs, watches := kept()
+	must(t, tree.Rename(at(t, tree, "usr"), "share", tree.Root(), "moved", 0))
+	var fds, dirs, watches int
 	for i := range switches {
 		in(t, p, fmt.Sprintf(`ln -s ../../../build/%d user/apps/r/next; mv -T user/apps/r/next user/apps/r/result`, i+1))
 		within(t, "switched", shows(tree, fmt.Sprintf("usr/lib/%d", i+1)))
 		within(t, "switched whole", func() bool { return !shows(tree, fmt.Sprintf("usr/lib/%d", i))() })
 		tree.ReleaseAll(visit(tree, tree.Root()))
+		if i == 0 {
+			fds, dirs, watches = kept()
+		}
 	}
 	within(t, "given back", func() bool {
 		f, d, w := kept()
