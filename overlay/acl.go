@@ -164,14 +164,16 @@ func (t *Tree) bequestOf(dir *Node) (*bequest, error) {
 		return known, nil
 	}
 	var a attrs
+	var e Entry
 	if err := t.attrs(dir, &a); err != nil {
 		return nil, err
 	}
+	dir.fill(&e, &a) // a file without a name can be made before dir is copied up
 	value, err := t.getXattr(dir, xattrACLDefault)
 	if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, err
 	}
-	b := &bequest{setGID: a.m.mode&unix.S_ISGID != 0, gid: a.m.gid}
+	b := &bequest{setGID: e.Mode&unix.S_ISGID != 0, gid: e.GID}
 	b.acl, _ = decodeACL(value)
 	if t.inEdits(dir) { // where nobody else changes it
 		dir.dir.bequest.Store(b)

@@ -152,3 +152,24 @@ func TestNothingIsInheritedFromTheHost(t *testing.T) {
 	must(t, tree.Close())
 	expect(t, open(t, p), `d 40755 0:0`, `f 100644 0:0 ""`)
 }
+
+// Whether or not the directory is part of the edits already.
+func TestManifestsGroupIsInherited(t *testing.T) {
+	p := project(t, "user/sysconfig/d/f text", "rootfs.toml [[file]]|path = \"/d\"|mode = \"2775\"|gid = 7")
+	tree := open(t, p)
+	d := at(t, tree, "d")
+	for range 2 {
+		var unnamed, named Entry
+		_, err := tree.Tmpfile(d, 0o644, Owner{}, &unnamed)
+		must(t, err)
+		if unnamed.GID != 7 {
+			t.Errorf("without a name, it belongs to group %d", unnamed.GID)
+		}
+		_, err = tree.Create(d, "new", 0o644, Owner{}, &named)
+		must(t, err)
+		if named.GID != 7 {
+			t.Errorf("it belongs to group %d", named.GID)
+		}
+		must(t, tree.Unlink(d, "new"))
+	}
+}
