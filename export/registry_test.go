@@ -221,6 +221,39 @@ func TestPullGivesTheSameTree(t *testing.T) {
 	wantPURL(t, other, "pkg:oci/os@"+url.QueryEscape(digest)+"?repository_url="+url.QueryEscape(reg.host+"/team/os"))
 }
 
+// The list of contents names the image that is shown, whatever its tag has come
+// to mean, and asks no registry.
+func TestContentsNameTheLockedImage(t *testing.T) {
+	reg, p := startRegistry(t), pushedProject(t)
+	ref := reg.host + "/team/os:1"
+	digest := wantSent(t, p, ref, "base packages configuration")
+	other, err := overlay.New(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Registry = NewRegistry()
+	if other, err = other.SetBase(context.Background(), ref); err != nil {
+		t.Fatal(err)
+	}
+	tarOf(t, other)
+	locked, err := os.ReadFile(other.LockFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit(t, p, func(tree *overlay.Tree) error {
+		return tree.MakeNode("/dev/zero", unix.S_IFCHR|0o666, unix.Mkdev(1, 5), overlay.Owner{})
+	})
+	wantSent(t, p, ref, "edits")
+	reg.meddle = func(_ http.ResponseWriter, r *http.Request) bool {
+		t.Errorf("the registry was asked: %s %s", r.Method, r.URL)
+		return false
+	}
+	wantPURL(t, other, "pkg:oci/os@"+url.QueryEscape(digest)+"?repository_url="+url.QueryEscape(reg.host+"/team/os"))
+	if now, err := os.ReadFile(other.LockFile()); err != nil || !bytes.Equal(now, locked) {
+		t.Errorf("%s is %s, %v; it was %s", other.LockFile(), now, err, locked)
+	}
+}
+
 // wantPURL checks which image the list of contents says is the base.
 func wantPURL(t *testing.T, p *overlay.Project, want string) {
 	t.Helper()

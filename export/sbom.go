@@ -113,24 +113,18 @@ func (s *sbom) describe(ctx context.Context) error {
 // describeBase adds to the base which image it is.
 func (s *sbom) describeBase(ctx context.Context) error {
 	project := s.tree.Project()
-	source := project.Manifest.Base.Source
-	if s.base < 0 || !overlay.IsImageReference(source) {
-		return nil
+	digest, is, err := project.BaseImage(ctx)
+	if err != nil || !is || s.base < 0 {
+		return err
 	}
-	images, err := project.LockImages(ctx)
+	ref, err := name.ParseReference(project.Manifest.Base.Source)
 	if err != nil {
 		return err
 	}
-	for _, image := range images {
-		ref, err := name.ParseReference(source)
-		if err != nil || image.Source != source {
-			continue
-		}
-		repo := ref.Context()
-		s.layers[s.base].Version = ref.Identifier()
-		s.layers[s.base].Refs = purlRef(fmt.Sprintf("pkg:oci/%s@%s?repository_url=%s",
-			purlEscape(path.Base(repo.RepositoryStr())), url.QueryEscape(image.Digest), url.QueryEscape(repo.Name())))
-	}
+	repo := ref.Context()
+	s.layers[s.base].Version = ref.Identifier()
+	s.layers[s.base].Refs = purlRef(fmt.Sprintf("pkg:oci/%s@%s?repository_url=%s",
+		purlEscape(path.Base(repo.RepositoryStr())), url.QueryEscape(digest.String()), url.QueryEscape(repo.Name())))
 	return nil
 }
 

@@ -112,6 +112,16 @@ func (p *Project) lockedDigest(ctx context.Context, ref string) (v1.Hash, error)
 	return p.lockImage(ctx, lock, ref)
 }
 
+// BaseImage returns the digest of the base as it is locked; false where the base
+// is no image of a registry.
+func (p *Project) BaseImage(ctx context.Context) (digest v1.Hash, is bool, err error) {
+	if !p.isImage(p.Manifest.Base.Source) {
+		return v1.Hash{}, false, nil
+	}
+	digest, err = p.lockedDigest(ctx, p.Manifest.Base.Source)
+	return digest, err == nil, err
+}
+
 func (p *Project) lockImage(ctx context.Context, lock *lockFile, ref string) (v1.Hash, error) {
 	if p.Registry == nil {
 		return v1.Hash{}, fmt.Errorf("image %s: not in %s, and there is no registry to ask", ref, p.LockFile())
