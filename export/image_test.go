@@ -323,4 +323,9 @@ func TestOCILayoutReplacesOnlyLayouts(t *testing.T) {
 	}
 	o.Discard()
 	wantNames(t, dir, "layout", "precious")
+
+	writeOutput(t, filepath.Join(layout, "notes"), "")
+	if _, err := CreateOutputDir(layout, MayReplaceOCI); err == nil || !strings.Contains(err.Error(), `move "notes" away`) {
+		t.Errorf("something else in the layout: %v", err)
+	}
 }

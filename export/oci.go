@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -82,17 +83,22 @@ func writeOCI(ctx context.Context, dir string, l Layer, opts ImageOptions) error
 const ociLayoutFile = "oci-layout"
 
 // MayReplaceOCI is for [CreateOutputDir]: it returns nil if the directory is
-// empty or an OCI layout.
+// empty or an OCI layout, and nothing else is in it.
 func MayReplaceOCI(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, ociLayoutFile)); err == nil {
-		return nil
-	}
 	names, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
-	if len(names) > 0 {
+	_, err = os.Stat(filepath.Join(dir, ociLayoutFile))
+	if err != nil && len(names) > 0 {
 		return fmt.Errorf("output %s is a directory but not an OCI layout; remove it or choose another name", dir)
+	}
+	for _, n := range names {
+		switch n.Name() {
+		case ociLayoutFile, "index.json", "blobs":
+		default:
+			return fmt.Errorf("output %s is an OCI layout with something else in it: move %s away or choose another name", dir, strconv.Quote(n.Name()))
+		}
 	}
 	return nil
 }
