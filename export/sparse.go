@@ -11,24 +11,38 @@ import (
 // differ in theirs, and the archive should not differ with them.
 const holeUnit = 4096
 
+// maxRanges is how many parts a sparse file may have: readers of Go's, docker,
+// podman and this program among them, refuse a map of more than 1 MiB.
+const maxRanges = 20_000
+
 // dataRanges lists the parts of f's first size bytes that hold data, in whole
-// units.
+// units: the smallest holes are filled where there would be too many parts.
 func dataRanges(f *overlay.File, size int64) ([]plan.Range, error) {
-	exact, err := plan.DataRanges(f, size)
+	ranges, err := plan.DataRanges(f, size)
 	if err != nil {
 		return nil, err
 	}
-	ranges := exact[:0]
-	for _, r := range exact {
-		start := r.Off &^ (holeUnit - 1)
-		end := min((r.Off+r.Len+holeUnit-1)&^(holeUnit-1), size)
-		if last := len(ranges) - 1; last >= 0 && ranges[last].Off+ranges[last].Len >= start {
-			ranges[last].Len = end - ranges[last].Off
-		} else {
-			ranges = append(ranges, plan.Range{Off: start, Len: end - start})
+	return inUnits(ranges, size), nil
+}
+
+// inUnits makes the ranges whole units, of a size that leaves few enough. It
+// takes them over.
+func inUnits(ranges []plan.Range, size int64) []plan.Range {
+	for unit := int64(holeUnit); ; unit *= 2 {
+		whole := ranges[:0]
+		for _, r := range ranges {
+			start := r.Off &^ (unit - 1)
+			end := min((r.Off+r.Len+unit-1)&^(unit-1), size)
+			if last := len(whole) - 1; last >= 0 && whole[last].Off+whole[last].Len >= start {
+				whole[last].Len = end - whole[last].Off
+			} else {
+				whole = append(whole, plan.Range{Off: start, Len: end - start})
+			}
+		}
+		if ranges = whole; len(ranges) <= maxRanges {
+			return ranges
 		}
 	}
-	return ranges, nil
 }
 
 // sparseHeader changes a file's header into that of a sparse file of the

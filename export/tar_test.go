@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"github.com/DragonOS-Community/rootfs/export/plan"
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
@@ -237,6 +238,32 @@ func TestSparseFileTakesOnlyItsData(t *testing.T) {
 	}
 	if _, sum := writeTar(t, tr.entries, TarOptions{}); sum.Size > 16<<10 {
 		t.Errorf("the tar of a terabyte of hole has %d bytes", sum.Size)
+	}
+}
+
+// Go's readers, docker among them, take a map of no more than 1 MiB.
+func TestMapOfManyHolesStaysReadable(t *testing.T) {
+	const far = 1 << 60
+	var exact []plan.Range
+	for i := range int64(100_000) {
+		exact = append(exact, plan.Range{Off: far + i*3*holeUnit, Len: 1 + i%holeUnit})
+	}
+	size := far + int64(len(exact))*3*holeUnit
+	ranges := inUnits(slices.Clone(exact), size)
+	h := tarHeader{name: "./f", size: size}
+	if m := sparseHeader(&h, ".", "f", ranges); len(m) > 1<<20 {
+		t.Errorf("%d ranges became %d, with a map of %d bytes", len(exact), len(ranges), len(m))
+	}
+	if h.size > size/4 {
+		t.Errorf("%d ranges became %d of %d bytes", len(exact), len(ranges), h.size)
+	}
+	for _, r := range exact {
+		for ranges[0].Off+ranges[0].Len <= r.Off {
+			ranges = ranges[1:]
+		}
+		if ranges[0].Off > r.Off || ranges[0].Off+ranges[0].Len < r.Off+r.Len {
+			t.Fatalf("%v isn't in %v", r, ranges[0])
+		}
 	}
 }
 
