@@ -46,7 +46,9 @@ func CreateOutput(path string) (*Output, error) {
 		return nil, fmt.Errorf("output %s names a directory", path)
 	}
 	mode, replaced := fs.FileMode(0), false
-	switch st, err := os.Lstat(target); {
+	// By the path as it was given: the links of /proc, to which /dev/stdout leads,
+	// have no target that could be looked at.
+	switch st, err := os.Stat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return nil, err

@@ -139,13 +139,20 @@ func TestBadOutputNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeOutput(t, filepath.Join(dir, "file"), "")
+	pipe, end, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close() //nolint:errcheck // nothing is written
+	defer end.Close()  //nolint:errcheck // nothing is written
 	for path, want := range map[string]string{
-		"":                             "empty name",
-		dir:                            "is a directory",
-		dir + "/new/":                  "names a directory",
-		"/dev/null":                    "device or another special file",
-		filepath.Join(dir, "loop"):     "too many levels of symbolic links",
-		filepath.Join(dir, "file/out"): "not a directory",
+		fmt.Sprintf("/dev/fd/%d", end.Fd()): "device or another special file",
+		"":                                  "empty name",
+		dir:                                 "is a directory",
+		dir + "/new/":                       "names a directory",
+		"/dev/null":                         "device or another special file",
+		filepath.Join(dir, "loop"):          "too many levels of symbolic links",
+		filepath.Join(dir, "file/out"):      "not a directory",
 		filepath.Join(dir, strings.Repeat("n", 256)): "file name too long",
 	} {
 		if o, err := CreateOutput(path); err == nil || !strings.Contains(err.Error(), want) {
