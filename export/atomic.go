@@ -95,8 +95,8 @@ func (o *Output) Commit() (err error) {
 			o.Discard()
 		}
 	}()
-	if err := o.File.Sync(); err != nil {
-		return fmt.Errorf("write %s: %w", o.target, err)
+	if err := o.sync(); err != nil {
+		return err
 	}
 	if o.temp == "" {
 		if o.temp, err = linkTemp(o.File, dirOf(o.target)); err != nil {
@@ -108,6 +108,14 @@ func (o *Output) Commit() (err error) {
 	}
 	o.temp, o.made = "", nil
 	return errors.Join(o.File.Close(), syncDir(dirOf(o.target)))
+}
+
+// sync brings the content to the disk, which may be full.
+func (o *Output) sync() error {
+	if err := o.File.Sync(); err != nil {
+		return fmt.Errorf("write %s: %w", o.target, err)
+	}
+	return nil
 }
 
 // Discard drops an output that was not committed, and the directories made

@@ -229,6 +229,29 @@ func onFilesystems(t *testing.T, test func(t *testing.T, dir string)) {
 	}
 }
 
+// An output whose disk turns out to be full keeps the others from appearing.
+func TestOutputsAppearTogether(t *testing.T) {
+	dir := t.TempDir()
+	tar := filepath.Join(dir, "tar")
+	writeOutput(t, tar, "old")
+	o := &outputs{}
+	defer o.discard()
+	var err error
+	if o.tar, err = CreateOutput(tar); err != nil {
+		t.Fatal(err)
+	}
+	if o.img, err = CreateOutput(filepath.Join(dir, "img")); err != nil {
+		t.Fatal(err)
+	}
+	closeFile(t, o.img.File) // fsync fails
+	if err := o.commit(); err == nil || !strings.Contains(err.Error(), "img") {
+		t.Errorf("error %v", err)
+	}
+	o.discard()
+	wantFile(t, tar, "old")
+	wantNames(t, dir, "tar")
+}
+
 func TestFullDiskKeepsOldFile(t *testing.T) {
 	tr := everyKind(t)
 	onFilesystems(t, func(t *testing.T, dir string) {

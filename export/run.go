@@ -2,9 +2,9 @@ package export
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
@@ -26,18 +26,23 @@ func (o *outputs) discard() {
 	}
 }
 
-// commit gives all outputs their names, once all are whole.
+// commit gives all outputs their names, once all are whole and on the disk.
 func (o *outputs) commit() error {
-	var errs []error
-	for _, out := range []*Output{o.tar, o.docker, o.img} {
-		if out != nil {
-			errs = append(errs, out.Commit())
+	files := slices.DeleteFunc([]*Output{o.tar, o.docker, o.img}, func(f *Output) bool { return f == nil })
+	for _, f := range files {
+		if err := f.sync(); err != nil {
+			return err
+		}
+	}
+	for _, f := range files {
+		if err := f.Commit(); err != nil {
+			return err
 		}
 	}
 	if o.oci != nil {
-		errs = append(errs, o.oci.Commit())
+		return o.oci.Commit()
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // start opens the outputs, so that a wrong path fails before the work.
