@@ -72,6 +72,9 @@ func (r *Registry) Resolve(ctx context.Context, ref, arch string) (v1.Hash, erro
 // chooseImage returns the image for an architecture as images have it; for "",
 // the only one, or that for this machine.
 func chooseImage(index *v1.IndexManifest, arch string) (v1.Hash, error) {
+	if all := index.Manifests; len(all) == 1 && all[0].Platform == nil {
+		return all[0].Digest, nil // its configuration will say
+	}
 	images := slices.DeleteFunc(slices.Clone(index.Manifests), func(d v1.Descriptor) bool {
 		return d.Platform == nil || d.Platform.OS == "unknown" // attestations
 	})

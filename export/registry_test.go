@@ -296,6 +296,7 @@ func TestChooseImage(t *testing.T) {
 		return v1.Descriptor{Digest: v1.Hash{Algorithm: "sha256", Hex: arch}, Platform: &v1.Platform{OS: "linux", Architecture: arch}}
 	}
 	attestation := v1.Descriptor{Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}}
+	plain := v1.Descriptor{Digest: v1.Hash{Algorithm: "sha256", Hex: "plain"}} // the platform is optional
 	native := runtime.GOARCH
 	for _, c := range []struct {
 		images []v1.Descriptor
@@ -307,6 +308,11 @@ func TestChooseImage(t *testing.T) {
 		{[]v1.Descriptor{image("s390x"), image(native)}, "", native},
 		{[]v1.Descriptor{image("s390x"), image("mips")}, "", ""},
 		{[]v1.Descriptor{image("s390x")}, "riscv64", ""},
+		{[]v1.Descriptor{plain}, "", "plain"},
+		{[]v1.Descriptor{plain}, "riscv64", "plain"},
+		{[]v1.Descriptor{plain, image("riscv64")}, "", "riscv64"},
+		{[]v1.Descriptor{plain, plain}, "riscv64", ""},
+		{[]v1.Descriptor{plain, image("riscv64")}, "riscv64", "riscv64"},
 		{nil, "", ""},
 	} {
 		got, err := chooseImage(&v1.IndexManifest{Manifests: c.images}, c.arch)
