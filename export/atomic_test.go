@@ -229,6 +229,35 @@ func onFilesystems(t *testing.T, test func(t *testing.T, dir string)) {
 	}
 }
 
+// What is written on the way to an output is where that is, not where a link to
+// it is.
+func TestScratchIsOnTheDiskOfTheOutput(t *testing.T) {
+	real := openNameless
+	t.Cleanup(func() { openNameless = real })
+	for _, kind := range []string{"docker", "oci"} {
+		links, dir := t.TempDir(), t.TempDir()
+		openNameless = func(in string) (*os.File, error) {
+			if in != dir {
+				t.Errorf("%s: a file is made in %s", kind, in)
+			}
+			return real(in)
+		}
+		link := filepath.Join(links, "out")
+		if err := os.Symlink(filepath.Join(dir, kind), link); err != nil {
+			t.Fatal(err)
+		}
+		r := &Request{Docker: link}
+		if kind == "oci" {
+			r = &Request{OCI: link}
+		}
+		if _, err := Run(t.Context(), configTree(t, "file x"), r); err != nil {
+			t.Fatal(err)
+		}
+		wantNames(t, links, "out")
+		wantNames(t, dir, kind)
+	}
+}
+
 // An output whose disk turns out to be full keeps the others from appearing.
 func TestOutputsAppearTogether(t *testing.T) {
 	dir := t.TempDir()

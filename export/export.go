@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"github.com/DragonOS-Community/rootfs/export/plan"
@@ -249,12 +248,4 @@ func (r *Request) created() time.Time {
 		return time.Time{}
 	}
 	return r.Epoch.Time()
-}
-
-// scratchDir is a directory on the filesystem of one of the outputs.
-func (x *exporting) scratchDir() string {
-	if x.request.Docker != "" {
-		return filepath.Dir(x.request.Docker)
-	}
-	return filepath.Dir(filepath.Clean(x.request.OCI))
 }

@@ -45,6 +45,14 @@ func (o *outputs) commit() error {
 	return nil
 }
 
+// scratchDir is a directory on the filesystem of one of the container images.
+func (o *outputs) scratchDir() string {
+	if o.docker != nil {
+		return dirOf(o.docker.target)
+	}
+	return dirOf(o.oci.target)
+}
+
 // start opens the outputs, so that a wrong path fails before the work.
 func (x *exporting) start() (o *outputs, err error) {
 	o = &outputs{}
@@ -112,7 +120,7 @@ func (x *exporting) layerFile(o *outputs) (*os.File, func(), error) {
 	if o.docker == nil && o.oci == nil {
 		return nil, func() {}, nil
 	}
-	f, err := Scratch(x.scratchDir())
+	f, err := Scratch(o.scratchDir())
 	if err != nil {
 		return nil, nil, err
 	}
