@@ -24,7 +24,8 @@ import (
 // Registry has images for [overlay.Project], and takes what [Push] sends: any
 // registry of the OCI distribution specification. Credentials are those that
 // docker and podman know (~/.docker/config.json with its helpers,
-// $REGISTRY_AUTH_FILE). Plain HTTP is spoken with hosts of this machine alone.
+// $REGISTRY_AUTH_FILE). Plain HTTP is spoken with hosts of this machine, and with
+// those of private networks (RFC 1918) that speak no HTTPS.
 type Registry struct {
 	puller func() (*remote.Puller, error)
 }
