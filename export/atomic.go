@@ -338,7 +338,7 @@ func dirOf(name string) string {
 // were missing, deepest first.
 func makeParents(target string) (made []string, err error) {
 	dir := dirOf(target)
-	for d := dir; ; d = filepath.Dir(d) {
+	for d := dir; ; d = dirOf(d) {
 		if _, err := os.Stat(d); !errors.Is(err, fs.ErrNotExist) {
 			break
 		}

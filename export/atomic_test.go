@@ -69,7 +69,7 @@ func TestDiscardKeepsOldFileAndLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "out")
 	writeOutput(t, path, "old")
-	for _, p := range []string{path, filepath.Join(dir, "new/deep/out")} {
+	for _, p := range []string{path, filepath.Join(dir, "new/deep/out"), dir + "/new/../other/out"} {
 		o, err := CreateOutput(p)
 		if err != nil {
 			t.Fatal(err)
