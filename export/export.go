@@ -127,6 +127,11 @@ func newExport(t *overlay.Tree, r *Request) (*exporting, error) {
 			return nil, err
 		}
 	}
+	if x.request.Docker != "" || x.request.OCI != "" {
+		if _, _, err := (ImageOptions{Tag: x.request.Tag}).tag(); err != nil {
+			return nil, err
+		}
+	}
 	x.listOutputs()
 	return x, nil
 }

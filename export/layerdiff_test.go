@@ -146,6 +146,23 @@ func TestLayerDiffRefusesNamesOfWhiteouts(t *testing.T) {
 	}
 }
 
+// A tag that no image can have is told before the work, and of a dry run.
+func TestExportRefusesTagFirst(t *testing.T) {
+	tree := configTree(t, "d/.wh.a 1") // what reading the tree would stumble over
+	dir := t.TempDir()
+	r := &Request{OCI: filepath.Join(dir, "oci"), Tag: "Upper:Case"}
+	for run, export := range map[string]func(context.Context, *overlay.Tree, *Request) (*Report, error){
+		"run": Run, "dry run": DryRun,
+	} {
+		if _, err := export(t.Context(), tree, r); err == nil || !strings.Contains(err.Error(), `image tag "Upper:Case"`) {
+			t.Errorf("%s: error %v", run, err)
+		}
+	}
+	if left := litter(t, dir); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
 // A container image is refused as well, and nothing is left of it. A tar and a
 // disk image may have such names.
 func TestExportRefusesNamesOfWhiteouts(t *testing.T) {
