@@ -37,10 +37,11 @@ func newPlanner(r *Request) (planner, error) {
 	if err != nil {
 		return nil, err
 	}
-	if size > 0 {
-		if size -= PartitionTable(r.Partition).Overhead(); size <= 0 {
+	if table := PartitionTable(r.Partition); size > 0 && table != PartitionNone {
+		if size -= table.Overhead(); size < sectorSize {
 			return nil, fmt.Errorf("size %s: too small for a %s partition table", r.Size, r.Partition)
 		}
+		size -= size % sectorSize // 100MB, for one, isn't whole sectors
 	}
 	if PartitionTable(r.Partition) == PartitionGPT {
 		r.Log.Warn("DragonOS reads a GPT disk as one partition of type 0xEE and won't find the filesystem; use --partition mbr for it")

@@ -3,6 +3,7 @@ package export
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -147,6 +148,32 @@ func TestBadDisks(t *testing.T) {
 	}
 	if _, err := NewDisk(filesystemOf(t, (math.MaxUint32-2048)*512, "x"), DiskOptions{Table: PartitionMBR}); err != nil {
 		t.Errorf("the largest MBR partition: %v", err)
+	}
+}
+
+// A size in decimal units, as 100MB, need not be whole sectors; a disk is.
+func TestDiskOfDecimalSize(t *testing.T) {
+	tree := configTree(t, "file x")
+	file := filepath.Join(t.TempDir(), "disk.img")
+	for _, table := range []string{"mbr", "gpt"} {
+		for _, fs := range []string{"ext4", "vfat"} {
+			r := &Request{Img: file, Filesystem: fs, Partition: table, Size: "100MB"}
+			if _, err := Run(t.Context(), tree, r); err != nil {
+				t.Errorf("%s, %s: %v", table, fs, err)
+				continue
+			}
+			st, err := os.Stat(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if size := st.Size(); size%sectorSize != 0 || size > 100e6 || size <= 100e6-sectorSize {
+				t.Errorf("%s, %s: %d bytes", table, fs, size)
+			}
+			im := openImage(t, file)
+			if err := im.Check(t.Context(), func(problem string) error { return errors.New(problem) }); err != nil {
+				t.Errorf("%s, %s: %v", table, fs, err)
+			}
+		}
 	}
 }
 
