@@ -37,7 +37,7 @@ func parseMountinfo(r io.Reader, dir string) (*mountPoint, error) {
 	for lines.Scan() {
 		// ID, parent, major:minor, root, mountpoint, options, fields…, "-", type, source, options
 		left, right, ok := strings.Cut(lines.Text(), " - ")
-		fields, tail := strings.Fields(left), strings.Fields(right)
+		fields, tail := strings.Split(left, " "), strings.Split(right, " ")
 		if !ok || len(fields) < 6 || len(tail) < 2 || unescape(fields[4]) != dir {
 			continue
 		}
