@@ -42,10 +42,10 @@ func chownCommand(std streams) *cli.Command {
 }
 
 // rootPaths makes paths of the root filesystem relative to its root.
-func rootPaths(args []string) []string {
-	paths := make([]string, len(args))
+func rootPaths(args []string) [][]byte {
+	paths := make([][]byte, len(args))
 	for i, arg := range args {
-		paths[i] = strings.TrimPrefix(path.Clean("/"+arg), "/")
+		paths[i] = []byte(path.Clean("/" + arg)[1:])
 	}
 	return paths
 }

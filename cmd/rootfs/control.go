@@ -24,7 +24,7 @@ import (
 type controlRequest struct {
 	Op         string             `json:"op"` // checkpoint, uncheckpoint, restore, node, chown, setcap, end
 	Checkpoint overlay.Checkpoint `json:"checkpoint,omitzero"`
-	Paths      []string           `json:"paths,omitempty"` // relative to the root
+	Paths      [][]byte           `json:"paths,omitempty"` // relative to the root; a name needn't be UTF-8, as a string of JSON must
 
 	Owner      string `json:"owner,omitempty"` // USER, USER:GROUP or :GROUP
 	Recursive  bool   `json:"recursive,omitempty"`
@@ -159,7 +159,7 @@ func perform(tree *overlay.Tree, r *controlRequest) (reply controlReply, err err
 	case "uncheckpoint":
 		err = tree.Uncheckpoint(r.Checkpoint.ID)
 	case "restore":
-		err = restorePaths(tree, r.Checkpoint.ID, r.Paths)
+		err = restorePaths(tree, r)
 	case "node":
 		err = makeNode(tree, r)
 	case "chown":
@@ -175,7 +175,7 @@ func perform(tree *overlay.Tree, r *controlRequest) (reply controlReply, err err
 // eachPath calls do with the paths, up to the first error.
 func (r *controlRequest) eachPath(do func(path string) error) error {
 	for _, path := range r.Paths {
-		if err := do(path); err != nil {
+		if err := do(string(path)); err != nil {
 			return err
 		}
 	}
@@ -183,21 +183,16 @@ func (r *controlRequest) eachPath(do func(path string) error) error {
 }
 
 // restorePaths makes paths what they were at a checkpoint; in the layers for
-// an empty one.
-func restorePaths(tree *overlay.Tree, checkpoint string, paths []string) (err error) {
+// none.
+func restorePaths(tree *overlay.Tree, r *controlRequest) (err error) {
 	from, err := overlay.Open(tree.Project(), overlay.Options{
-		ReadOnly: true, Checkpoint: checkpoint, WithoutEdits: checkpoint == "",
+		ReadOnly: true, Checkpoint: r.Checkpoint.ID, WithoutEdits: r.Checkpoint.ID == "",
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, from.Close()) }()
-	for _, path := range paths {
-		if err := tree.Restore(from, path); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.eachPath(func(path string) error { return tree.Restore(from, path) })
 }
 
 // askDaemon sends a request to the daemon of a mounted project.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +21,8 @@ import (
 // has its number now, and waiting for the lock is waiting for the daemon.
 type mountState struct {
 	PID        int    `json:"pid"`
-	Mountpoint string `json:"mountpoint"` // absolute, without symlinks
+	Mountpoint string `json:"mountpoint"`                 // absolute, without symlinks
+	Bytes      []byte `json:"mountpoint_bytes,omitempty"` // base64, where the mountpoint is no UTF-8
 }
 
 func statePath(p *overlay.Project) string { return p.StateFile("mount.json") }
@@ -36,6 +38,9 @@ type stateClaim struct {
 func claimState(p *overlay.Project, s mountState) (*stateClaim, error) {
 	if p.StateDir() == "" {
 		return new(stateClaim), nil
+	}
+	if !utf8.ValidString(s.Mountpoint) {
+		s.Bytes = []byte(s.Mountpoint)
 	}
 	text, err := json.Marshal(s)
 	if err != nil {
@@ -110,6 +115,9 @@ func readState(p *overlay.Project) (*mountState, waitFunc, error) {
 	}
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("%s: %w", f.Name(), err), f.Close())
+	}
+	if s.Bytes != nil {
+		s.Mountpoint = string(s.Bytes)
 	}
 	if lostDaemon(unix.Statfs(s.Mountpoint, new(unix.Statfs_t))) {
 		// It was killed: the kernel closes its files one by one.

@@ -30,7 +30,7 @@ func TestStateTellsALivingDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, wait, err := readState(p)
-	if err != nil || s == nil || *s != (mountState{PID: 1, Mountpoint: "/first"}) {
+	if err != nil || s == nil || s.PID != 1 || s.Mountpoint != "/first" {
 		t.Fatalf("state %v, %v", s, err)
 	}
 	if err := wait(10 * time.Millisecond); err == nil {
