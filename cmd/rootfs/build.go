@@ -7,13 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/export"
 	"github.com/DragonOS-Community/rootfs/overlay"
@@ -41,7 +38,7 @@ func buildCommand(std streams) *cli.Command {
 			if err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(c.Context, interrupts()...)
+			ctx, stop := interruptible(c.Context)
 			defer stop()
 			results, err := buildPackages(ctx, c, std, project, build.Options{
 				Names: c.Args().Slice(), Jobs: c.Int("j"), KeepGoing: c.Bool("keep-going"), Force: c.Bool("force"),
@@ -55,16 +52,6 @@ func buildCommand(std streams) *cli.Command {
 			return nil
 		},
 	}
-}
-
-// interrupts are the signals that end a build, with what it has started: a
-// terminal that is closed is one, unless nohup said that it isn't.
-func interrupts() []os.Signal {
-	signals := []os.Signal{unix.SIGINT, unix.SIGTERM}
-	if !signal.Ignored(unix.SIGHUP) {
-		signals = append(signals, unix.SIGHUP)
-	}
-	return signals
 }
 
 // tellEach gives each of several packages that failed a line of its own.
@@ -122,7 +109,7 @@ func buildFirst(c *cli.Context, std streams, p *overlay.Project) error {
 	if c.Bool("no-build") {
 		return nil
 	}
-	ctx, stop := signal.NotifyContext(c.Context, interrupts()...)
+	ctx, stop := interruptible(c.Context)
 	defer stop()
 	keepGoing := c.Bool("keep-going")
 	results, err := buildPackages(ctx, c, std, p, build.Options{KeepGoing: keepGoing})
@@ -145,6 +132,7 @@ func buildPackages(ctx context.Context, c *cli.Context, std streams, p *overlay.
 	if o.Cache, o.CacheReadOnly, err = packageCache(c, p); err != nil {
 		return nil, err
 	}
+	outliveReaders() // as the commands that are running would
 	d := newBuildDisplay(c, std.err)
 	o.Observer, o.Logger = d, slog.New(&lineHandler{w: d, level: logLevel(c)})
 	results, err := build.Run(ctx, p, o)

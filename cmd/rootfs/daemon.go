@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -36,15 +38,36 @@ func daemonise(std streams) error {
 	cmd.Env = append(os.Environ(), daemonEnv+"=1")
 	cmd.Stderr = w
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	// What the caller has opened besides, a lock for one, isn't the daemon's to keep.
+	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // from Linux 5.11 on
+	// The daemon's session gets no Ctrl-C.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, interrupts()...)
+	defer close(signals)
+	defer signal.Stop(signals)
 	err = cmd.Start()
 	if err := errors.Join(err, w.Close()); err != nil {
 		return fmt.Errorf("start the daemon: %w", err)
 	}
+	var interrupted atomic.Bool
+	go func() {
+		for range signals {
+			interrupted.Store(true)
+			_ = cmd.Process.Signal(unix.SIGTERM) // or it has ended
+		}
+	}()
 	said, ready := relay(r, std.err)
 	if ready {
-		return cmd.Process.Release()
+		err = cmd.Process.Release()
+	} else {
+		err = cmd.Wait()
 	}
-	err = cmd.Wait()
+	switch {
+	case interrupted.Load():
+		return errors.New("interrupted; nothing is mounted")
+	case ready:
+		return err
+	}
 	if exit := new(exec.ExitError); said && errors.As(err, &exit) && exit.Exited() {
 		return &toldError{status: exit.ExitCode()}
 	}
@@ -83,7 +106,6 @@ func detach(p *overlay.Project) error {
 		return err
 	}
 	// A parent that was killed meanwhile is an error here, not the end.
-	signal.Ignore(unix.SIGPIPE)
 	if _, err := os.Stderr.Write([]byte{readyMark}); err != nil {
 		return fmt.Errorf("tell the parent that the mount is ready: %w", err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -182,7 +183,7 @@ func (j *judgement) toggleExport() (string, error) {
 	}
 	p, err := overlay.Find(j.project(), "")
 	if err == nil {
-		j.export, err = openMoment(p, &export.Request{Log: slog.New(slog.DiscardHandler)})
+		j.export, err = openMoment(context.Background(), p, &export.Request{Log: slog.New(slog.DiscardHandler)})
 	}
 	return "an export begins", err
 }

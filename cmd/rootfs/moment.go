@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/export"
 	"github.com/DragonOS-Community/rootfs/overlay"
@@ -24,6 +22,9 @@ type moment struct {
 	tree    *overlay.Tree
 
 	frozen overlay.Checkpoint // by the daemon; without an ID if it isn't mounted
+
+	ctx  context.Context // ends with an interrupt, until close
+	stop context.CancelFunc
 }
 
 // atOneMoment does what the verbs have in common that read all of a project:
@@ -45,9 +46,8 @@ func atOneMoment(c *cli.Context, std streams, r *export.Request, do func(context
 		}
 	}
 	paceCollector()
-	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	m, err := openMoment(project, r)
+	outliveReaders() // of sbom's stdout, too: the moment is to be given back
+	m, err := openMoment(c.Context, project, r)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func atOneMoment(c *cli.Context, std streams, r *export.Request, do func(context
 	progress := newMeter(c, std.err)
 	defer progress.End()
 	r.Progress = progress
-	return do(ctx, m)
+	return do(m.ctx, m)
 }
 
 // epoch returns the time that SOURCE_DATE_EPOCH asks for, nil for none
@@ -79,9 +79,9 @@ const patience = 10 * time.Second
 // daemon makes a checkpoint, which close takes back unless somebody wrote since.
 // Else who begins to edit leaves alone what is open here, and who has begun
 // already is waited for.
-func openMoment(p *overlay.Project, r *export.Request) (*moment, error) {
+func openMoment(ctx context.Context, p *overlay.Project, r *export.Request) (*moment, error) {
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		m, err := tryMoment(p, r)
+		m, err := tryMoment(ctx, p, r)
 		if err != nil || m.mount != nil {
 			return m, err
 		}
@@ -99,22 +99,31 @@ func openMoment(p *overlay.Project, r *export.Request) (*moment, error) {
 }
 
 // tryMoment is openMoment of a project that nobody begins to edit meanwhile.
-func tryMoment(p *overlay.Project, r *export.Request) (*moment, error) {
+func tryMoment(ctx context.Context, p *overlay.Project, r *export.Request) (*moment, error) {
 	mount, _, err := readState(p)
 	if err != nil {
 		return nil, err
 	}
 	m := &moment{project: p, mount: mount}
 	o := overlay.Options{ReadOnly: true, Steady: true, Logger: r.Log}
-	if mount != nil {
-		if o.Checkpoint, err = m.freeze(r); err != nil {
+	if mount == nil {
+		// Nothing is to be given back: what fetches and unpacks a base can be
+		// ended at any time.
+		if m.tree, err = overlay.Open(p, o); err != nil {
 			return nil, err
 		}
+		m.ctx, m.stop = interruptible(ctx)
+		return m, nil
 	}
-	if m.tree, err = overlay.Open(p, o); err != nil {
-		return nil, errors.Join(err, m.thaw())
+	m.ctx, m.stop = interruptible(ctx)
+	if o.Checkpoint, err = m.freeze(r); err == nil {
+		if m.tree, err = overlay.Open(p, o); err == nil {
+			return m, nil
+		}
+		err = errors.Join(err, m.thaw())
 	}
-	return m, nil
+	m.stop()
+	return nil, err
 }
 
 // freeze has the daemon make a checkpoint and returns its ID.
@@ -148,7 +157,10 @@ func (m *moment) thaw() error {
 	return err
 }
 
-func (m *moment) close() error { return errors.Join(m.tree.Close(), m.thaw()) }
+func (m *moment) close() error {
+	defer m.stop()
+	return errors.Join(m.tree.Close(), m.thaw())
+}
 
 // beingWritten warns of files that may be half written in the export; an error
 // when that was asked for.

@@ -72,7 +72,7 @@ layer
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := openMoment(p, &export.Request{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+		m, err := openMoment(t.Context(), p, &export.Request{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/fusefs"
 	"github.com/DragonOS-Community/rootfs/overlay"
@@ -107,8 +106,9 @@ func (r *mountRequest) serve() (err error) {
 	// is closed under a request of a mount that has a copy elsewhere.
 	defer func() { err = errors.Join(err, tree.Halt(), claim.release()) }()
 	// Before the mount, so that no signal can end the process under it.
+	outliveReaders()
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	signal.Notify(signals, interrupts()...)
 	defer close(signals)
 	defer signal.Stop(signals)
 	server, err := fusefs.Mount(tree, r.dir, r.options)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"log/slog"
-	"os/signal"
 
 	"github.com/urfave/cli/v2"
 
@@ -23,7 +22,7 @@ func watchCommand(std streams) *cli.Command {
 			if err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(c.Context, interrupts()...)
+			ctx, stop := interruptible(c.Context)
 			defer stop()
 			d := newBuildDisplay(c, std.err)
 			defer d.close()
