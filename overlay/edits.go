@@ -257,7 +257,7 @@ type LockedError struct {
 }
 
 func (e *LockedError) Error() string {
-	return fmt.Sprintf("%s: process %d has this project mounted: unmount it first, or edit there", e.File, e.PID)
+	return fmt.Sprintf("%s: process %d has this project mounted or edits it: unmount it first, or try again when it has ended", e.File, e.PID)
 }
 
 // takeLock takes the lock file, which holds the pid of its owner. The kernel

@@ -195,12 +195,19 @@ func restorePaths(tree *overlay.Tree, r *controlRequest) (err error) {
 	return r.eachPath(func(path string) error { return tree.Restore(from, path) })
 }
 
+// absentError is a daemon that doesn't listen yet, or no more: it begins or ends.
+type absentError struct{ error }
+
 // askDaemon sends a request to the daemon of a mounted project.
 func askDaemon(p *overlay.Project, r *controlRequest) (reply controlReply, err error) {
 	err = withSocket(p, func(path string) error {
 		conn, err := net.Dial("unix", path)
 		if err != nil {
-			return fmt.Errorf("%s: the daemon can't be asked: %w", quoted(filepath.Join(p.StateDir(), controlName)), bare(err))
+			err = fmt.Errorf("%s: the daemon can't be asked: %w", quoted(filepath.Join(p.StateDir(), controlName)), bare(err))
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+				return &absentError{err}
+			}
+			return err
 		}
 		defer conn.Close() //nolint:errcheck // all was read
 		if err := json.NewEncoder(conn).Encode(r); err != nil {
@@ -217,9 +224,33 @@ func askDaemon(p *overlay.Project, r *controlRequest) (reply controlReply, err e
 	return reply, err
 }
 
+// patience is how long a command waits for another one that edits the project.
+const patience = 10 * time.Second
+
+// patienceWith is how long to try again after an error that passes.
+func patienceWith(err error) time.Duration {
+	switch {
+	case errors.As(err, new(*absentError)):
+		return daemonLimit
+	case errors.As(err, new(*overlay.LockedError)):
+		return patience
+	}
+	return 0
+}
+
 // edit does a request where it must be done: by the daemon of a mounted
-// project, else here.
-func edit(p *overlay.Project, log *slog.Logger, r *controlRequest) (reply controlReply, err error) {
+// project, else here. A mount that begins or ends and other commands that edit
+// are waited for.
+func edit(p *overlay.Project, log *slog.Logger, r *controlRequest) (controlReply, error) {
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		reply, err := tryEdit(p, log, r)
+		if time.Since(began) >= patienceWith(err) {
+			return reply, err
+		}
+	}
+}
+
+func tryEdit(p *overlay.Project, log *slog.Logger, r *controlRequest) (reply controlReply, err error) {
 	state, _, err := readState(p)
 	if err != nil {
 		return reply, err

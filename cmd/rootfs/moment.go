@@ -72,9 +72,6 @@ func epoch(c *cli.Context) (*overlay.Time, error) {
 	return &overlay.Time{Sec: sec}, nil
 }
 
-// patience is how long an export waits for a command that edits the project.
-const patience = 10 * time.Second
-
 // openMoment opens the project as it is at one moment. Where it is mounted, the
 // daemon makes a checkpoint, which close takes back unless somebody wrote since.
 // Else who begins to edit leaves alone what is open here, and who has begun
@@ -82,6 +79,9 @@ const patience = 10 * time.Second
 func openMoment(ctx context.Context, p *overlay.Project, r *export.Request) (*moment, error) {
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		m, err := tryMoment(ctx, p, r)
+		if err != nil && time.Since(began) < patienceWith(err) {
+			continue
+		}
 		if err != nil || m.mount != nil {
 			return m, err
 		}

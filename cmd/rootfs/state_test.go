@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,6 +59,40 @@ func TestStateTellsALivingDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	nobody("after a kill")
+}
+
+// A daemon that begins or ends can't be asked, though its state is there; and
+// only one command at a time can edit.
+func TestWhoBeginsOrEndsIsWaitedFor(t *testing.T) {
+	project := layProject(t, "-- user/sysconfig/etc/passwd --\n")
+	p := &overlay.Project{Root: project}
+	if err := p.MakeStateDir(); err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"checkpoint", "chown 1:1 /etc/passwd", "restore /etc/passwd", "export --tar out.tar"} {
+		claim, err := claimState(p, mountState{PID: os.Getpid(), Mountpoint: filepath.Join(project, "mnt")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error)
+		time.AfterFunc(100*time.Millisecond, func() { ended <- claim.release() })
+		rootfs(t, project, strings.Fields(verb)...)
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+	}
+	lock, err := os.OpenFile(p.StateFile("lock"), os.O_WRONLY|os.O_TRUNC, 0)
+	if err == nil {
+		_, err = fmt.Fprintln(lock, os.Getpid())
+	}
+	if err == nil {
+		err = flock(lock, unix.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { _ = lock.Close() })
+	rootfs(t, project, "chown", "2:2", "/etc/passwd")
 }
 
 // A daemon that dies may hold its lock for longer than its mount.
