@@ -117,18 +117,30 @@ func realPath(name string) (string, error) {
 	return filepath.EvalSymlinks(abs)
 }
 
+// realPathTo is realPath but for the last name, which isn't looked at.
+func realPathTo(name string) (string, error) {
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return "", err
+	}
+	parent, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	return filepath.Join(parent, filepath.Base(abs)), err
+}
+
 // resolveMount is realPath for what may be a mount; dead tells that it is one
 // whose daemon has gone.
 func resolveMount(name string) (dir string, dead bool, err error) {
 	dir, err = realPath(name)
-	if lostDaemon(err) {
-		// It can't be looked at itself; the path to it can.
-		abs, err := filepath.Abs(name)
-		if err != nil {
-			return "", true, err
+	if lostDaemon(err) || errors.Is(err, unix.EACCES) {
+		// It can't be looked at itself, nor by root if it is another user's; the
+		// path to it can.
+		dir, pathErr := realPathTo(name)
+		if lostDaemon(err) {
+			return dir, true, pathErr
 		}
-		parent, err := filepath.EvalSymlinks(filepath.Dir(abs))
-		return filepath.Join(parent, filepath.Base(abs)), true, err
+		if m, _ := mountAt(dir); m != nil && pathErr == nil {
+			return dir, false, nil
+		}
 	}
 	if err != nil {
 		return "", false, err

@@ -138,3 +138,30 @@ func describeAsUser(t *testing.T, root string) (lines []string) {
 	}
 	return lines
 }
+
+// Root ends what users have mounted, though it can't look into that.
+func TestRootEndsTheMountOfAUser(t *testing.T) {
+	need(t, "root", "fuse", "fuseusers")
+	for _, alive := range []bool{true, false} {
+		project := layProject(t, "-- user/sysconfig/etc/passwd --\n")
+		program, err := exec.LookPath("rootfs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		reachable(t, program)
+		t.Setenv("HOME", t.TempDir())
+		t.Setenv(testUserEnv, strconv.Itoa(nobody))
+		giveAway(t, project)
+		rootfs(t, project, "mount", "mnt")
+		t.Setenv(testUserEnv, "")
+		if !alive {
+			if err := killDaemon(project); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rootfs(t, project, "umount", "mnt")
+		if m, err := mountAt(filepath.Join(project, "mnt")); m != nil || err != nil {
+			t.Errorf("alive %v: still mounted: %v, %v", alive, m, err)
+		}
+	}
+}
