@@ -70,8 +70,8 @@ func openForReading(p *overlay.Project, o overlay.Options) (state *mountState, t
 // syncMount brings what programs have written through the mount to the edits.
 func syncMount(dir string) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.EACCES) {
-		return nil // another user's mount: FUSE lets nobody else in
+	if errors.Is(err, unix.EACCES) || errors.Is(err, os.ErrNotExist) {
+		return nil // another user's mount, which lets nobody else in, or one in another mount namespace
 	}
 	if err != nil {
 		return err

@@ -44,7 +44,8 @@ func umountCommand() *cli.Command {
 func umount(c *cli.Context, name string) error {
 	dir, dead, err := resolveMount(name)
 	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%s: no such directory", quoted(name))
+		dir, _ := realPathTo(name) // it may be in another mount namespace, with its mount
+		return umountElsewhere(c, dir, fmt.Errorf("%s: no such directory", quoted(name)))
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", quoted(name), bare(err))
@@ -54,7 +55,7 @@ func umount(c *cli.Context, name string) error {
 	case err != nil:
 		return err
 	case m == nil:
-		return umountElsewhere(c, name, dir)
+		return umountElsewhere(c, dir, fmt.Errorf("%s: not mounted", quoted(name)))
 	case m.Type != fsType:
 		return fmt.Errorf("%s: a mount of type %s, not one of rootfs", quoted(name), m.Type)
 	case dead:
@@ -78,15 +79,15 @@ func umount(c *cli.Context, name string) error {
 }
 
 // umountElsewhere ends a daemon whose mount is gone here, and lives on in other
-// mount namespaces.
-func umountElsewhere(c *cli.Context, name, dir string) error {
+// mount namespaces; notHere is the error when there is none.
+func umountElsewhere(c *cli.Context, dir string, notHere error) error {
 	// The manifest may be wrong by now.
 	if p, _ := overlay.Find(".", c.Path("manifest")); p != nil {
 		if pid, _, err := daemonOf(p, dir); err == nil && pid != 0 {
 			return endDaemon(p, dir)
 		}
 	}
-	return fmt.Errorf("%s: not mounted", quoted(name))
+	return notHere
 }
 
 // endDaemon waits until the daemon has ended that had a project mounted on dir;
