@@ -1,23 +1,32 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
 // checkOutputs refuses outputs that would change what they are made from.
 func (m *moment) checkOutputs(paths []string) error {
-	seen := map[string]bool{}
+	seen := map[string]string{}
+	manifest, err := outputPath(cmp.Or(m.project.Manifest.File, filepath.Join(m.project.Root, overlay.ManifestName)))
+	if err != nil {
+		return err
+	}
 	for _, path := range paths {
 		real, err := outputPath(path)
 		if err != nil {
 			return fmt.Errorf("%s: %w", quoted(path), bare(err))
 		}
 		switch {
-		case seen[real]:
+		case seen[real] != "":
 			return fmt.Errorf("%s: two outputs can't be one file", quoted(path))
+		case real == manifest:
+			return fmt.Errorf("%s: is the project's manifest; write to another file", quoted(path))
 		case m.mount != nil && beneath(real, m.mount.Mountpoint):
 			return fmt.Errorf("%s: lies in the mount that it would be made from; write to another directory", quoted(path))
 		case beneath(real, m.project.StateDir()):
@@ -26,7 +35,12 @@ func (m *moment) checkOutputs(paths []string) error {
 		if err := outsideLayers(m.project, real); err != nil {
 			return fmt.Errorf("%s: %w; write to another directory", quoted(path), err)
 		}
-		seen[real] = true
+		for other, name := range seen {
+			if beneath(real, other) || beneath(other, real) {
+				return fmt.Errorf("%s: two outputs can't lie in each other, as it and %s do", quoted(path), quoted(name))
+			}
+		}
+		seen[real] = path
 	}
 	return nil
 }
