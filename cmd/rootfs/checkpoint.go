@@ -101,7 +101,7 @@ func restoreCommand(std streams) *cli.Command {
 			if len(args) > 0 {
 				// The newest of a name.
 				for _, cp := range slices.Backward(all) {
-					if args[0] == cp.ID || args[0] == cp.Name {
+					if args[0] == cp.ID || args[0] == cp.Name && cp.Name != "" {
 						request.Checkpoint, args = cp, args[1:]
 						break
 					}

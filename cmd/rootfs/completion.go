@@ -50,7 +50,7 @@ func bashCompletion(w io.Writer, app *cli.App) error {
 	local cur=${COMP_WORDS[COMP_CWORD]} verb= deep=1 i flags offered
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		%s) ((i++)) ;;
+		%s) ((i++)); [[ ${COMP_WORDS[i]} == = ]] && ((i++)) ;;
 		-*) ;;
 		*) verb=${COMP_WORDS[i]}; break ;;
 		esac
@@ -124,10 +124,10 @@ func fishQuoted(s string) string {
 }
 
 // firstWords are what a command's first word may be, where its usage has them all:
-// "ls|cat FILE".
+// "ls|cat FILE". What is to be put in place of another word is in capitals.
 func firstWords(c *cli.Command) []string {
 	first, _, _ := strings.Cut(c.ArgsUsage, " ")
-	if !strings.Contains(first, "|") {
+	if !strings.Contains(first, "|") || strings.ToLower(first) != first {
 		return nil
 	}
 	return strings.Split(first, "|")
