@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
@@ -27,7 +26,7 @@ func sizeCommand(std streams) *cli.Command {
 				return usagef(c, "takes one directory at most")
 			}
 			return withTree(c, std, func(tree *overlay.Tree) error {
-				path := strings.Trim(c.Args().First(), "/")
+				path := string(rootPaths([]string{c.Args().First()})[0])
 				sizes, err := tree.Sizes(path)
 				if err != nil {
 					return err
