@@ -46,42 +46,37 @@ func claimState(p *overlay.Project, s mountState) (*stateClaim, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := lockedState(p)
+	if err := awaitRelease(statePath(p)); err != nil {
+		return nil, err
+	}
+	// Who finds the lock taken reads at once: it appears whole.
+	f, err := os.OpenFile(statePath(p)+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	err = f.Truncate(0)
+	err = flock(f, unix.LOCK_EX)
 	if err == nil {
-		_, err = f.WriteAt(append(text, '\n'), 0)
+		_, err = f.Write(append(text, '\n'))
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), statePath(p))
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w", f.Name(), bare(err)), os.Remove(f.Name()), f.Close())
 	}
 	return &stateClaim{project: p, file: f}, nil
 }
 
-func lockedState(p *overlay.Project) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(statePath(p), os.O_RDWR|os.O_CREATE, 0o644)
-		if err != nil {
-			return nil, err
-		}
-		var st unix.Stat_t
-		err = flock(f, unix.LOCK_EX)
-		if err == nil {
-			err = unix.Fstat(int(f.Fd()), &st)
-		}
-		switch {
-		case err != nil:
-			return nil, errors.Join(fmt.Errorf("%s: %w", f.Name(), err), f.Close())
-		case st.Nlink > 0:
-			return f, nil
-		}
-		// The earlier daemon removed it meanwhile, as it does at its end.
-		if err := f.Close(); err != nil {
-			return nil, err
-		}
+// awaitRelease waits until an earlier daemon has let go of its state file.
+func awaitRelease(file string) error {
+	f, err := os.Open(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(flock(f, unix.LOCK_SH), f.Close())
 }
 
 func (s *stateClaim) release() error {

@@ -61,6 +61,40 @@ func TestStateTellsALivingDaemon(t *testing.T) {
 	nobody("after a kill")
 }
 
+// Who looks while a daemon begins sees it whole or not at all.
+func TestStateIsNeverHalf(t *testing.T) {
+	p := &overlay.Project{Root: t.TempDir()}
+	if err := p.MakeStateDir(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 500 {
+			claim, err := claimState(p, mountState{PID: 1, Mountpoint: "/mnt"})
+			if err == nil {
+				err = claim.file.Close() // as the kernel does for the killed
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for {
+		select {
+		case <-done:
+			return
+		default:
+		}
+		if s, _, err := readState(p); err != nil || s != nil && s.Mountpoint != "/mnt" {
+			t.Errorf("state %v, %v", s, err)
+			<-done
+			return
+		}
+	}
+}
+
 // A daemon that begins or ends can't be asked, though its state is there; and
 // only one command at a time can edit.
 func TestWhoBeginsOrEndsIsWaitedFor(t *testing.T) {
