@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -87,9 +88,12 @@ func run(args []string, std streams) (status int) {
 	return exitFailed
 }
 
-// oneLine writes an error, joined ones too, as one line.
+// oneLine writes an error, joined ones too, as one line. The same again, as of
+// each write to a full disk, says nothing new.
 func oneLine(err error) string {
-	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	parts := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' })
+	parts = slices.CompactFunc(parts, func(part, last string) bool { return strings.HasSuffix(last, part) })
+	return strings.Join(parts, "; ")
 }
 
 func newApp(std streams) *cli.App {

@@ -25,6 +25,10 @@ rootfs: error: no good (project /p, name "a\nb")
 }
 
 func TestOneLine(t *testing.T) {
+	full := errors.New("write /dev/stdout: no space left on device")
+	if got, want := oneLine(fmt.Errorf("size: %w", errors.Join(full, full, full))), "size: "+full.Error(); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 	err := fmt.Errorf("export: %w", errors.Join(errors.New("first"), errors.New("second")))
 	if got, want := oneLine(err), "export: first; second"; got != want {
 		t.Errorf("got %q, want %q", got, want)
