@@ -65,6 +65,9 @@ func beneath(path, dir string) bool {
 // busyError says who uses the mount and what to do.
 func busyError(mnt string) error {
 	users := usersOf(mnt)
+	if inside := mountsIn(mnt); len(inside) > 0 {
+		return fmt.Errorf("%s: still in use: unmount %s first", quoted(mnt), quoted(inside[len(inside)-1]))
+	}
 	if len(users) == 0 {
 		return fmt.Errorf("%s: still in use: close what is open there and try again", quoted(mnt))
 	}

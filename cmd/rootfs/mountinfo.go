@@ -30,20 +30,43 @@ func mountAt(dir string) (*mountPoint, error) {
 	return parseMountinfo(f, dir)
 }
 
-func parseMountinfo(r io.Reader, dir string) (*mountPoint, error) {
-	var found *mountPoint
+// mountsIn lists the directories below dir that are mountpoints, the last made
+// last.
+func mountsIn(dir string) (dirs []string) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil
+	}
+	defer f.Close() //nolint:errcheck // only read
+	_ = eachMount(f, func(m mountPoint) {
+		if m.Dir != dir && beneath(m.Dir, dir) {
+			dirs = append(dirs, m.Dir)
+		}
+	})
+	return dirs
+}
+
+func parseMountinfo(r io.Reader, dir string) (found *mountPoint, err error) {
+	err = eachMount(r, func(m mountPoint) {
+		if m.Dir == dir {
+			found = &m
+		}
+	})
+	return found, err
+}
+
+func eachMount(r io.Reader, do func(mountPoint)) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		// ID, parent, major:minor, root, mountpoint, options, fields…, "-", type, source, options
 		left, right, ok := strings.Cut(lines.Text(), " - ")
 		fields, tail := strings.Split(left, " "), strings.Split(right, " ")
-		if !ok || len(fields) < 6 || len(tail) < 2 || unescape(fields[4]) != dir {
-			continue
+		if ok && len(fields) >= 6 && len(tail) >= 2 {
+			do(mountPoint{Dir: unescape(fields[4]), Type: tail[0], Source: unescape(tail[1])})
 		}
-		found = &mountPoint{Dir: dir, Type: tail[0], Source: unescape(tail[1])}
 	}
-	return found, lines.Err()
+	return lines.Err()
 }
 
 // unescape undoes the octal escapes of /proc files.
