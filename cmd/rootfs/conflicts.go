@@ -36,8 +36,9 @@ func conflictsCommand(std streams) *cli.Command {
 					return enc.Encode(struct {
 						Type   string   `json:"type"`
 						Path   string   `json:"path"`
+						Bytes  []byte   `json:"path_bytes,omitempty"`
 						Layers []string `json:"layers"` // the one that wins first
-					}{"conflict", conflict.Path, conflict.Layers})
+					}{"conflict", conflict.Path, notUTF8(conflict.Path), conflict.Layers})
 				})
 				if err := errors.Join(err, out.Flush()); err != nil || n > 0 || c.Bool("q") || c.Bool("json") {
 					return err

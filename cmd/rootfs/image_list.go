@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -109,7 +108,7 @@ func modeText(mode uint32) string {
 // jsonEntry is an entry for programs.
 type jsonEntry struct {
 	Path   string            `json:"path"`
-	Bytes  []byte            `json:"path_bytes,omitempty"` // base64, where the path is no UTF-8
+	Bytes  []byte            `json:"path_bytes,omitempty"`
 	Type   string            `json:"type"`
 	Mode   string            `json:"mode"` // octal
 	UID    uint32            `json:"uid"`
@@ -135,11 +134,8 @@ type jsonExtent struct {
 
 func entryObject(e *overlay.Entry) *jsonEntry {
 	j := &jsonEntry{
-		Path: absolute(e.Path), Type: export.KindText(e), Mode: fmt.Sprintf("%04o", e.Mode&0o7777), UID: e.UID, GID: e.GID,
+		Path: absolute(e.Path), Bytes: notUTF8(absolute(e.Path)), Type: export.KindText(e), Mode: fmt.Sprintf("%04o", e.Mode&0o7777), UID: e.UID, GID: e.GID,
 		Links: e.Nlink, Inode: e.Ino, Size: e.Size, Target: e.Target, Mtime: export.TimeText(e.Mtime),
-	}
-	if !utf8.ValidString(e.Path) {
-		j.Bytes = []byte(j.Path)
 	}
 	if e.Atime != (overlay.Time{}) || e.Ctime != (overlay.Time{}) { // tars keep neither
 		j.Atime, j.Ctime = export.TimeText(e.Atime), export.TimeText(e.Ctime)

@@ -74,9 +74,10 @@ func printSizesJSON(enc *json.Encoder, path string, s *overlay.Sizes) error {
 		return enc.Encode(struct {
 			Type  string `json:"type"` // layer path total
 			Name  string `json:"name,omitempty"`
+			Raw   []byte `json:"name_bytes,omitempty"`
 			Files int64  `json:"files"`
 			Bytes int64  `json:"bytes"`
-		}{typ, name, a.Files, a.Bytes})
+		}{typ, name, notUTF8(name), a.Files, a.Bytes})
 	}
 	var errs []error
 	for _, name := range largestFirst(s.Layers) {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -21,8 +20,8 @@ import (
 // has its number now, and waiting for the lock is waiting for the daemon.
 type mountState struct {
 	PID        int    `json:"pid"`
-	Mountpoint string `json:"mountpoint"`                 // absolute, without symlinks
-	Bytes      []byte `json:"mountpoint_bytes,omitempty"` // base64, where the mountpoint is no UTF-8
+	Mountpoint string `json:"mountpoint"` // absolute, without symlinks
+	Bytes      []byte `json:"mountpoint_bytes,omitempty"`
 }
 
 func statePath(p *overlay.Project) string { return p.StateFile("mount.json") }
@@ -39,9 +38,7 @@ func claimState(p *overlay.Project, s mountState) (*stateClaim, error) {
 	if p.StateDir() == "" {
 		return new(stateClaim), nil
 	}
-	if !utf8.ValidString(s.Mountpoint) {
-		s.Bytes = []byte(s.Mountpoint)
-	}
+	s.Bytes = notUTF8(s.Mountpoint)
 	text, err := json.Marshal(s)
 	if err != nil {
 		return nil, err

@@ -182,20 +182,27 @@ func (j *jsonStatus) project(p *overlay.Project, state *mountState) error {
 
 func (j *jsonStatus) change(d overlay.Difference) error {
 	line := struct {
-		Type  string `json:"type"`
-		Kind  string `json:"kind"`
-		Path  string `json:"path"`
-		Bytes []byte `json:"path_bytes,omitempty"` // base64, where the path is no UTF-8
-		From  string `json:"from,omitempty"`
-		Layer string `json:"layer,omitempty"`
-	}{Type: "change", Kind: d.Kind.String(), Path: d.Path, From: d.From, Layer: d.Layer}
-	if !utf8.ValidString(d.Path) {
-		line.Bytes = []byte(d.Path)
-	}
+		Type      string `json:"type"`
+		Kind      string `json:"kind"`
+		Path      string `json:"path"`
+		Bytes     []byte `json:"path_bytes,omitempty"`
+		From      string `json:"from,omitempty"`
+		FromBytes []byte `json:"from_bytes,omitempty"`
+		Layer     string `json:"layer,omitempty"`
+	}{"change", d.Kind.String(), d.Path, notUTF8(d.Path), d.From, notUTF8(d.From), d.Layer}
 	return j.enc.Encode(line)
 }
 
 func (j *jsonStatus) end(map[string]int) error { return nil }
+
+// notUTF8 returns a name that is no UTF-8 as bytes, which JSON has in base64, and
+// nil for others: a string of JSON can't hold it.
+func notUTF8(name string) []byte {
+	if utf8.ValidString(name) {
+		return nil
+	}
+	return []byte(name)
+}
 
 // colours tells whether a stream takes ANSI colours; NO_COLOR: no-color.org.
 func colours(f *os.File) bool {

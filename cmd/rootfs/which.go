@@ -44,12 +44,14 @@ func printOrigins(c *cli.Context, std streams, path string, origins []overlay.Or
 			continue
 		}
 		errs = append(errs, enc.Encode(struct {
-			Type  string      `json:"type"`
-			Path  string      `json:"path"`
-			Use   overlay.Use `json:"use"` // shown merged hidden removes
-			Layer string      `json:"layer"`
-			Host  string      `json:"host"`
-		}{"origin", path, o.Use, o.Layer, o.Host}))
+			Type      string      `json:"type"`
+			Path      string      `json:"path"`
+			Bytes     []byte      `json:"path_bytes,omitempty"`
+			Use       overlay.Use `json:"use"` // shown merged hidden removes
+			Layer     string      `json:"layer"`
+			Host      string      `json:"host"`
+			HostBytes []byte      `json:"host_bytes,omitempty"`
+		}{"origin", path, notUTF8(path), o.Use, o.Layer, o.Host, notUTF8(o.Host)}))
 	}
 	return errors.Join(append(errs, table.Flush())...)
 }
