@@ -66,7 +66,7 @@ func CreateOutput(path string) (*Output, error) {
 	o := &Output{target: target, made: made}
 	if o.File, o.temp, err = openTemp(dirOf(target)); err != nil {
 		removeDirs(made)
-		return nil, err
+		return nil, fmt.Errorf("output %s: %w", path, err)
 	}
 	if replaced {
 		if err := keepMode(o.File, mode); err != nil {

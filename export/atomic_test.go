@@ -339,6 +339,17 @@ func TestOutputsReplaceOnAnyFilesystem(t *testing.T) {
 	})
 }
 
+// The file has no name yet when it can't be made: the error has the output's.
+func TestOutputThatCantBeMadeIsNamed(t *testing.T) {
+	was := openNameless
+	openNameless = func(string) (*os.File, error) { return nil, unix.EROFS }
+	defer func() { openNameless = was }()
+	t.Chdir(t.TempDir())
+	if _, err := CreateOutput("disk.img"); !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "disk.img") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // The process that dies here is the test's own binary, told so by a variable.
 func TestKilledWriterLeavesNothing(t *testing.T) {
 	const variable = "ROOTFS_TEST_KILLED_WRITER"
