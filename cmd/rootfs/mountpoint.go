@@ -117,14 +117,30 @@ func realPath(name string) (string, error) {
 	return filepath.EvalSymlinks(abs)
 }
 
-// realPathTo is realPath but for the last name, which isn't looked at.
+// realPathTo is realPath that looks at what is at the end only to see whether it
+// is a link.
 func realPathTo(name string) (string, error) {
-	abs, err := filepath.Abs(name)
+	name, err := filepath.Abs(name)
 	if err != nil {
 		return "", err
 	}
-	parent, err := filepath.EvalSymlinks(filepath.Dir(abs))
-	return filepath.Join(parent, filepath.Base(abs)), err
+	const most = 255 // as filepath.EvalSymlinks
+	for range most {
+		parent, err := filepath.EvalSymlinks(filepath.Dir(name))
+		if err != nil {
+			return "", err
+		}
+		name = filepath.Join(parent, filepath.Base(name))
+		target, err := os.Readlink(name)
+		if err != nil {
+			break // no link
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(parent, target)
+		}
+		name = target
+	}
+	return name, nil
 }
 
 // resolveMount is realPath for what may be a mount; dead tells that it is one
