@@ -114,6 +114,17 @@ func TestUnpackLeavesOutLayersThatAreHiddenWhole(t *testing.T) {
 	wantLines(t, recorded(t, dirs[1]), `. 40755 0:0 implicit`, "a 100644 0:0 0s =1")
 }
 
+// A link that the layer itself hides leads nowhere any more.
+func TestUnpackFollowsNoHiddenLinks(t *testing.T) {
+	lower := tarOf(t, aLink("d/link", "/e"), aLink("g/link", "/e"), aFile("e/a", "1"))
+	upper := tarOf(t, aDir("d"), aFile("d/.wh..wh..opq", ""), aFile("d/link/x", "2"), aFile(".wh.g", ""), aFile("g/link/x", "2"))
+	dirs, err := unpacked(t, dockerArchive(t, testImage{arch: "amd64", layers: [][]byte{lower, upper}}))
+	must(t, err)
+	wantLines(t, recorded(t, dirs[1]), ". 40755 0:0 implicit",
+		`d 40755 0:0 0s user.rootfs.opaque="y"`, "d/link 40755 0:0 implicit", "d/link/x 100644 0:0 0s =2",
+		`g 40755 0:0 implicit user.rootfs.opaque="y"`, "g/link 40755 0:0 implicit", "g/link/x 100644 0:0 0s =2")
+}
+
 func TestUnpackSharesLayersOfImages(t *testing.T) {
 	base, a, b := tarOf(t, aFile("base", "")), tarOf(t, aFile("a", "")), tarOf(t, aFile("b", ""))
 	cache := filepath.Join(t.TempDir(), "cache")

@@ -132,6 +132,7 @@ type layerWriter struct {
 // dirEntry is what is left to do about a directory.
 type dirEntry struct {
 	explicit bool          // the tar has an entry for it
+	opaque   bool          // nothing below merges into it
 	mtime    unix.Timespec // set when nothing comes into it any more
 }
 
@@ -155,7 +156,7 @@ func newLayerWriter(root string, below []string, image bool, log *slog.Logger) (
 	}
 	w := &layerWriter{
 		path: root, fd: fd, root: r, below: below, image: image, log: log,
-		dirs: map[string]dirEntry{}, parentFd: -1, buf: make([]byte, 256<<10),
+		dirs: map[string]dirEntry{".": {}}, parentFd: -1, buf: make([]byte, 256<<10),
 	}
 	if err := w.implyDir("."); err != nil {
 		return nil, errors.Join(err, w.close())

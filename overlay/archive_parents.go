@@ -97,7 +97,7 @@ func (w *layerWriter) resolveDir(dir string, links *int) (string, error) {
 func (w *layerWriter) look(name string) (host string, m meta, err error) {
 	host = filepath.Join(w.path, name)
 	m, err = recordedAt(host)
-	if err != nil || m.mode != 0 {
+	if err != nil || m.mode != 0 || w.hides(name) {
 		return host, m, err
 	}
 	for i := len(w.below) - 1; i >= 0; i-- {
@@ -107,6 +107,16 @@ func (w *layerWriter) look(name string) (host string, m meta, err error) {
 		}
 	}
 	return "", meta{}, nil
+}
+
+// hides tells whether a directory of this layer above name is opaque.
+func (w *layerWriter) hides(name string) bool {
+	for name != "." {
+		if name = path.Dir(name); w.dirs[name].opaque {
+			return true
+		}
+	}
+	return false
 }
 
 // lookIn finds what the recorded layer at root has at name. hidden tells
@@ -168,7 +178,6 @@ func (w *layerWriter) implyDir(name string) error {
 			return err
 		}
 	}
-	w.dirs[name] = dirEntry{}
 	return w.recordDir(name, meta{mode: unix.S_IFDIR | 0o755}, nil)
 }
 
@@ -202,7 +211,7 @@ func (w *layerWriter) makeDir(p slot) error {
 
 // describeDir gives the directory name what its header says.
 func (w *layerWriter) describeDir(name string, m meta, h *tar.Header) error {
-	w.dirs[name] = dirEntry{explicit: true, mtime: headerMtime(h)}
+	w.dirs[name] = dirEntry{explicit: true, opaque: w.dirs[name].opaque, mtime: headerMtime(h)}
 	return w.recordDir(name, m, h)
 }
 
@@ -235,5 +244,8 @@ func (w *layerWriter) makeOpaque(name string) error {
 	if err := setMark(fd, xattrOpaque, "y"); err != nil {
 		return fmt.Errorf("record an opaque directory: %w", err)
 	}
+	d := w.dirs[name]
+	d.opaque = true
+	w.dirs[name] = d
 	return nil
 }
