@@ -111,31 +111,36 @@ func (w *imageWanted) tarArchive(ctx context.Context, f *os.File, tmp string) (*
 			return io.NopCloser(f), err
 		}}}}, nil
 	}
-	if index.compressed {
-		// Members are read out of order.
-		spooled, err := spool(ctx, f, filepath.Join(tmp, "image.tar"))
-		if err != nil {
-			return nil, err
-		}
-		if index, err = indexImage(ctx, spooled); err == nil && index == nil {
-			err = errors.New("changed while it was read; try again")
-		}
-		if err != nil {
-			return nil, errors.Join(err, spooled.Close())
-		}
-		err = f.Close()
-		if err != nil {
-			return nil, errors.Join(err, spooled.Close())
-		}
-		f = spooled
+	if !index.compressed {
+		return w.imageArchive(index, f)
 	}
+	// Members are read out of order.
+	spooled, err := spool(ctx, f, filepath.Join(tmp, "image.tar"))
+	if err != nil {
+		return nil, err
+	}
+	if index, err = indexImage(ctx, spooled); err == nil && index == nil {
+		err = errors.New("changed while it was read; try again")
+	}
+	var a *openedArchive
+	if err == nil {
+		a, err = w.imageArchive(index, spooled)
+	}
+	if err != nil {
+		return nil, errors.Join(err, spooled.Close())
+	}
+	closeRead(f)
+	return a, nil
+}
+
+// imageArchive opens an image whose members are in f, uncompressed.
+func (w *imageWanted) imageArchive(index *imageIndex, f *os.File) (*openedArchive, error) {
 	index.file = f
-	var layers []archiveLayer
+	open := w.ociImage
 	if index.has(dockerManifest) {
-		layers, err = w.dockerImage(index)
-	} else {
-		layers, err = w.ociImage(index)
+		open = w.dockerImage
 	}
+	layers, err := open(index)
 	if err != nil {
 		return nil, err
 	}
@@ -171,6 +176,7 @@ type imageWanted struct {
 
 // candidate is one image of an archive that may hold several.
 type candidate struct {
+	id     string // what tells it from others; an image may have several names
 	name   string // for people
 	arch   string // GOARCH, "" when not told
 	layers func() ([]archiveLayer, error)
@@ -178,6 +184,12 @@ type candidate struct {
 
 // choose takes the candidate for the architecture wanted.
 func (w *imageWanted) choose(all []candidate) ([]archiveLayer, error) {
+	seen := make(map[string]bool)
+	all = slices.DeleteFunc(all, func(c candidate) bool {
+		again := seen[c.id]
+		seen[c.id] = true
+		return again
+	})
 	fitting := all
 	if w.arch != "" && len(all) > 1 {
 		fitting = slices.DeleteFunc(slices.Clone(all), func(c candidate) bool { return c.arch != w.arch })
@@ -221,7 +233,7 @@ func (w *imageWanted) dockerImage(from blobs) ([]archiveLayer, error) {
 		if name == "" {
 			name = image.Config
 		}
-		all = append(all, candidate{name, config.Architecture, func() ([]archiveLayer, error) {
+		all = append(all, candidate{image.Config, name, config.Architecture, func() ([]archiveLayer, error) {
 			if len(image.Layers) != len(config.RootFS.DiffIDs) {
 				return nil, fmt.Errorf("%s: %d layers, but %s has %d digests", dockerManifest, len(image.Layers), image.Config, len(config.RootFS.DiffIDs))
 			}
@@ -303,7 +315,7 @@ func ociCandidate(from blobs, d v1.Descriptor) (candidate, error) {
 	if name == "" {
 		name = d.Digest.String()
 	}
-	return candidate{name, config.Architecture, func() ([]archiveLayer, error) {
+	return candidate{d.Digest.String(), name, config.Architecture, func() ([]archiveLayer, error) {
 		if len(manifest.Layers) != len(config.RootFS.DiffIDs) {
 			return nil, fmt.Errorf("manifest %s: %d layers, but its config has %d digests", d.Digest, len(manifest.Layers), len(config.RootFS.DiffIDs))
 		}

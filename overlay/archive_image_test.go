@@ -1,7 +1,10 @@
 package overlay
 
 import (
+	"archive/tar"
 	"context"
+	"encoding/json"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -114,6 +117,44 @@ func TestUnpackLeavesOutLayersThatAreHiddenWhole(t *testing.T) {
 	wantLines(t, recorded(t, dirs[1]), `. 40755 0:0 implicit`, "a 100644 0:0 0s =1")
 }
 
+// One image under two names is one.
+func TestUnpackTakesAnImageOfTwoNames(t *testing.T) {
+	files := ociFiles(t, threeLayers(t))
+	var index struct {
+		SchemaVersion int              `json:"schemaVersion"`
+		Manifests     []map[string]any `json:"manifests"`
+	}
+	must(t, json.Unmarshal(files["index.json"], &index))
+	again := maps.Clone(index.Manifests[0])
+	again["annotations"] = map[string]string{"org.opencontainers.image.ref.name": "demo:latest"}
+	index.Manifests = append(index.Manifests, again)
+	files["index.json"] = toJSON(t, index)
+	dirs, err := unpackPath(t, ociDir(t, files), "x86_64")
+	wantThreeLayers(t, dirs, err)
+}
+
+// What an archiver puts before the first member doesn't make an image a tree.
+func TestUnpackTellsAnImageBehindALabel(t *testing.T) {
+	layer := tarOf(t, aFile("a", "1"))
+	image := dockerArchive(t, testImage{arch: "amd64", layers: [][]byte{layer}})
+	label := tarOf(t, aFile("image of 2024", ""))[1024:1536]
+	label[156] = 'V'
+	sum := 0
+	copy(label[148:156], "        ")
+	for _, c := range label {
+		sum += int(c)
+	}
+	copy(label[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	comment := tarOf(t, tarEntry{tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "x"}}, ""})
+	for name, before := range map[string][]byte{"label": label, "global header": comment[:1024]} {
+		t.Run(name, func(t *testing.T) {
+			dirs, err := unpacked(t, slices.Concat(before, image))
+			must(t, err)
+			wantLines(t, recorded(t, dirs[0]), ". 40755 0:0 implicit", "a 100644 0:0 0s =1")
+		})
+	}
+}
+
 // A link that the layer itself hides leads nowhere any more.
 func TestUnpackFollowsNoHiddenLinks(t *testing.T) {
 	lower := tarOf(t, aLink("d/link", "/e"), aLink("g/link", "/e"), aFile("e/a", "1"))
@@ -224,6 +265,7 @@ func TestUnpackRefusesDamagedImages(t *testing.T) {
 		"docker, wrong digest":     {save(t, filepath.Join(t.TempDir(), "a"), dockerArchive(t, bad)), "damaged: its content has the digest"},
 		"docker, too few digests":  {save(t, filepath.Join(t.TempDir(), "a"), dockerArchive(t, fewer)), "3 layers, but"},
 		"docker, no layer":         {save(t, filepath.Join(t.TempDir(), "a"), tarOf(t, aFile("manifest.json", `[{"Config":"c.json"}]`))), "c.json: file does not exist"},
+		"docker, compressed":       {save(t, filepath.Join(t.TempDir(), "a"), compressions(t)["gzip"](dockerArchive(t, fewer))), "3 layers, but"},
 		"docker, no JSON":          {save(t, filepath.Join(t.TempDir(), "a"), tarOf(t, aFile("manifest.json", `[`))), "manifest.json: unexpected"},
 		"OCI, wrong content":       {ociDir(t, ociFiles(t, bad)), "damaged: its content"},
 		"OCI, layer gone":          {ociDir(t, damaged(func(f map[string][]byte) { delete(f, layer) })), "no such file"},
@@ -237,6 +279,9 @@ func TestUnpackRefusesDamagedImages(t *testing.T) {
 			dirs, err := unpackPath(t, c.path, "")
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.path) {
 				t.Errorf("got %v, %v; want the path and %q", dirs, err, c.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "already closed") {
+				t.Errorf("the error tells of the program itself: %v", err)
 			}
 		})
 	}

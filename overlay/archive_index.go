@@ -89,6 +89,9 @@ func indexImage(ctx context.Context, f *os.File) (*imageIndex, error) {
 			}
 			return nil, err
 		}
+		if isNoEntry(h) {
+			continue
+		}
 		name := cleanName(h.Name)
 		if !isImageName(name) {
 			return nil, nil

@@ -199,11 +199,16 @@ func eofIsEarly(err error) error {
 	return err
 }
 
+// isNoEntry tells whether a member is about the archive as a whole.
+func isNoEntry(h *tar.Header) bool {
+	const gnuVolumeLabel = 'V' // GNU tar manual, "Basic Tar Format"
+	return h.Typeflag == tar.TypeXGlobalHeader || h.Typeflag == gnuVolumeLabel
+}
+
 // entry unpacks one member of the tar. Where two have the same name, the
 // later one counts.
 func (w *layerWriter) entry(ctx context.Context, h *tar.Header, content io.Reader) error {
-	const gnuVolumeLabel = 'V' // GNU tar manual, "Basic Tar Format"
-	if h.Typeflag == tar.TypeXGlobalHeader || h.Typeflag == gnuVolumeLabel {
+	if isNoEntry(h) {
 		return nil
 	}
 	name := cleanName(h.Name)
