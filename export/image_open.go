@@ -281,8 +281,9 @@ func isTar(b []byte) bool {
 }
 
 // decompressorFor tells by the first bytes how to decompress what follows: RFC
-// 1952 §2.3.1, the .xz file format §2.1.1.1 and RFC 8878 §3.1.1. It returns nil
-// if they are of none.
+// 1952 §2.3.1, the .xz file format §2.1.1.1 and RFC 8878 §3.1.1 and, of a
+// skippable frame, with which pzstd begins, §3.1.2. It returns nil if they are of
+// none.
 func decompressorFor(b []byte) func(io.Reader) (io.ReadCloser, error) {
 	switch {
 	case bytes.HasPrefix(b, []byte("\x1f\x8b")):
@@ -292,7 +293,7 @@ func decompressorFor(b []byte) func(io.Reader) (io.ReadCloser, error) {
 			x, err := xz.NewReader(r)
 			return io.NopCloser(x), err
 		}
-	case bytes.HasPrefix(b, []byte("\x28\xb5\x2f\xfd")):
+	case bytes.HasPrefix(b, []byte("\x28\xb5\x2f\xfd")), bytes.HasPrefix(b, []byte("\x50\x2a\x4d\x18")):
 		return func(r io.Reader) (io.ReadCloser, error) {
 			z, err := zstd.NewReader(r, zstd.WithDecoderMaxMemory(1<<30))
 			if err != nil {

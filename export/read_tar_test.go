@@ -158,6 +158,19 @@ func TestReadGNUTar(t *testing.T) {
 	}
 }
 
+// pzstd puts a skippable frame before each of its frames.
+func TestReadWhatPzstdWrites(t *testing.T) {
+	var b bytes.Buffer
+	b.WriteString("\x50\x2a\x4d\x18\x04\x00\x00\x00size")
+	err := compressTo(&b, Zstd, func(w io.Writer) error { _, err := w.Write(makeTar(t, file("a", "1"))); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := contents(t, openImage(t, writeFile(t, b.Bytes()))); got != "./ a=1" {
+		t.Errorf("got %s", got)
+	}
+}
+
 // withoutHoles takes out of lines where data is.
 func withoutHoles(lines []string) []string {
 	var all []string

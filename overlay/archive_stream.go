@@ -14,7 +14,8 @@ import (
 )
 
 // decompressors are told by the first bytes: RFC 1952 §2.3.1, the .xz file
-// format §2.1.1.1 and RFC 8878 §3.1.1.
+// format §2.1.1.1 and RFC 8878 §3.1.1 and, of a skippable frame, with which
+// pzstd begins, §3.1.2.
 var decompressors = []struct {
 	magic string
 	open  func(io.Reader) (io.ReadCloser, error)
@@ -24,13 +25,16 @@ var decompressors = []struct {
 		x, err := xz.NewReader(r)
 		return io.NopCloser(x), err
 	}},
-	{"\x28\xb5\x2f\xfd", func(r io.Reader) (io.ReadCloser, error) {
-		z, err := zstd.NewReader(r)
-		if err != nil {
-			return nil, err
-		}
-		return z.IOReadCloser(), nil
-	}},
+	{"\x28\xb5\x2f\xfd", openZstd},
+	{"\x50\x2a\x4d\x18", openZstd},
+}
+
+func openZstd(r io.Reader) (io.ReadCloser, error) {
+	z, err := zstd.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	return z.IOReadCloser(), nil
 }
 
 // decompress returns the content of r, whatever it is compressed with, or r

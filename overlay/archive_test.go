@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -242,6 +243,14 @@ func TestUnpackTellsCompressionAndTruncation(t *testing.T) {
 			}
 		})
 	}
+}
+
+// pzstd puts a skippable frame before each of its frames.
+func TestUnpackWhatPzstdWrites(t *testing.T) {
+	zst := compressions(t)["zstd"](everyKind(t))
+	dirs, err := unpacked(t, slices.Concat([]byte("\x50\x2a\x4d\x18\x04\x00\x00\x00size"), zst))
+	must(t, err)
+	wantLines(t, recorded(t, dirs[0]), everyKindLines()...)
 }
 
 func TestUnpackedOnce(t *testing.T) {
