@@ -185,9 +185,9 @@ func (w *layerWriter) all(ctx context.Context, src *readAhead, mustEnd bool) err
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
 			return fmt.Errorf("after %s: %w", last, eofIsEarly(err))
 		}
-		last = fmt.Sprintf("entry %q", h.Name)
+		last = fmt.Sprintf("entry %.4096q", h.Name)
 		if err := w.entry(ctx, h, r); err != nil {
-			return fmt.Errorf("entry %q: %w", h.Name, err)
+			return fmt.Errorf("%s: %w", last, err)
 		}
 	}
 }
@@ -319,7 +319,7 @@ func (w *layerWriter) file(p slot, m meta, h *tar.Header, fill func(*os.File) er
 func (w *layerWriter) link(p slot, target string) error {
 	from, err := w.place(cleanName(target))
 	if err != nil {
-		return fmt.Errorf("hard link to %q: %w", target, err)
+		return fmt.Errorf("hard link to %.4096q: %w", target, err)
 	}
 	if from.name() == p.name() {
 		return nil
@@ -327,11 +327,11 @@ func (w *layerWriter) link(p slot, target string) error {
 	var st unix.Stat_t
 	switch err := fstatat(from.fd, from.base, &st); {
 	case errors.Is(err, unix.ENOENT) || err == nil && isWhiteout(st.Mode):
-		return fmt.Errorf("hard link to %q, which is not in the archive before it", target)
+		return fmt.Errorf("hard link to %.4096q, which is not in the archive before it", target)
 	case err != nil:
-		return fmt.Errorf("hard link to %q: %w", target, err)
+		return fmt.Errorf("hard link to %.4096q: %w", target, err)
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return fmt.Errorf("hard link to %q, which is a directory", target)
+		return fmt.Errorf("hard link to %.4096q, which is a directory", target)
 	}
 	// p's directory may have been closed when the target's was opened.
 	p, err = w.place(p.name())
@@ -345,7 +345,7 @@ func (w *layerWriter) link(p slot, target string) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("hard link to %q: %w", target, err)
+		return fmt.Errorf("hard link to %.4096q: %w", target, err)
 	}
 	return nil
 }

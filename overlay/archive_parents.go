@@ -20,6 +20,9 @@ func (w *layerWriter) place(name string) (slot, error) {
 	if name == "." {
 		return slot{}, errors.New("is the root")
 	}
+	if len(name) >= unix.PathMax {
+		return slot{}, unix.ENAMETOOLONG // now, not when all its directories are made
+	}
 	links := 0
 	dir, err := w.resolveDir(path.Dir(name), &links)
 	if err != nil {

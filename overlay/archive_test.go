@@ -253,6 +253,30 @@ func TestUnpackWhatPzstdWrites(t *testing.T) {
 	wantLines(t, recorded(t, dirs[0]), everyKindLines()...)
 }
 
+// A name that no host can hold is refused before its directories are made.
+func TestUnpackRefusesEndlessNames(t *testing.T) {
+	name := strings.Repeat("a/", 400_000) + "f"
+	for what, entry := range map[string]tarEntry{"name": aFile(name, ""), "link": aHardLink("l", name)} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		done := make(chan error, 1)
+		go func() {
+			dir := t.TempDir()
+			file := save(t, filepath.Join(dir, "archive"), tarOf(t, entry))
+			_, err := unpackArchive(ctx, file, filepath.Join(dir, "cache"), "", slog.New(slog.DiscardHandler))
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			if !errors.Is(err, unix.ENAMETOOLONG) || len(err.Error()) > 20_000 {
+				t.Errorf("%s: %.300v", what, err)
+			}
+		case <-ctx.Done():
+			t.Fatalf("%s: it takes forever", what)
+		}
+	}
+}
+
 func TestUnpackedOnce(t *testing.T) {
 	dir := t.TempDir()
 	cache := filepath.Join(dir, "cache")
