@@ -360,3 +360,17 @@ func TestUnpackStopsWhenCancelled(t *testing.T) {
 		t.Errorf("got %v, want context.Canceled", err)
 	}
 }
+
+// Who opens a project need not wait for its archives.
+func TestOpeningStopsWhenCancelled(t *testing.T) {
+	p := project(t, `rootfs.toml [base]|source = "base.tar"`, "user/apps/ ")
+	for _, file := range []string{"base.tar", "user/apps/a.tar"} {
+		save(t, filepath.Join(p.Root, file), everyKind(t))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if tree, err := Open(p, Options{ReadOnly: true, Context: ctx}); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v, %v, want context.Canceled", file, tree, err)
+		}
+		must(t, open(t, p).Close())
+	}
+}

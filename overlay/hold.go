@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -56,9 +57,9 @@ func (p *Project) OutputsDir() string {
 
 // findLayers lists the layers of a project, the tree's own or what it becomes,
 // and holds what may be removed.
-func (t *Tree) findLayers(p *Project) ([]*Layer, error) {
+func (t *Tree) findLayers(ctx context.Context, p *Project) ([]*Layer, error) {
 	if p.directories != nil {
-		return p.layers(t.log)
+		return p.layers(ctx, t.log)
 	}
 	unlock, err := p.lockCache(unix.LOCK_SH, nil)
 	if err != nil {
@@ -66,7 +67,7 @@ func (t *Tree) findLayers(p *Project) ([]*Layer, error) {
 	}
 	defer unlock()
 	for tries := 3; ; tries-- {
-		layers, err := p.layers(t.log)
+		layers, err := p.layers(ctx, t.log)
 		if err == nil {
 			err = t.holdLayers(p, layers)
 		}

@@ -181,7 +181,7 @@ func (p *Project) cacheDir() string {
 }
 
 // layers lists the read-only layers, bottom to top.
-func (p *Project) layers(log *slog.Logger) ([]*Layer, error) {
+func (p *Project) layers(ctx context.Context, log *slog.Logger) ([]*Layer, error) {
 	if p.directories != nil {
 		return p.directories.layers()
 	}
@@ -195,7 +195,7 @@ func (p *Project) layers(log *slog.Logger) ([]*Layer, error) {
 		all = append(all, dirs)
 	}
 	if m.Base.Source != "" {
-		base, err := p.source("base", m.Base.Source, log)
+		base, err := p.source(ctx, "base", m.Base.Source, log)
 		if err != nil {
 			return nil, m.checkout.adviseBase(err)
 		}
@@ -204,7 +204,7 @@ func (p *Project) layers(log *slog.Logger) ([]*Layer, error) {
 		}
 		all = append(all, base...)
 	}
-	pkgs, err := p.packageLayers(log)
+	pkgs, err := p.packageLayers(ctx, log)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +218,7 @@ func (p *Project) layers(log *slog.Logger) ([]*Layer, error) {
 		all = append(all, own...)
 	}
 	for _, l := range m.Layers {
-		more, err := p.source(l.Name, l.Source, log)
+		more, err := p.source(ctx, l.Name, l.Source, log)
 		if err != nil {
 			return nil, err
 		}
@@ -249,7 +249,7 @@ func isDir(path string) bool {
 }
 
 // packageLayers lists the packages of user/apps.
-func (p *Project) packageLayers(log *slog.Logger) ([]*Layer, error) {
+func (p *Project) packageLayers(ctx context.Context, log *slog.Logger) ([]*Layer, error) {
 	m := p.Manifest
 	pkgs, err := p.shownPackages()
 	if err != nil {
@@ -277,7 +277,7 @@ func (p *Project) packageLayers(log *slog.Logger) ([]*Layer, error) {
 		if pk.real != "" {
 			layers, err = p.plainLayer(name, pk.real)
 		} else {
-			layers, err = p.source(name, source, log)
+			layers, err = p.source(ctx, name, source, log)
 		}
 		if err != nil {
 			return nil, err
@@ -296,9 +296,9 @@ func (p *Project) packageLayers(log *slog.Logger) ([]*Layer, error) {
 // source makes the layers of a directory, an archive or an image in a
 // registry. The path itself may be a link, which the project's owner made;
 // nothing in it is followed.
-func (p *Project) source(name, source string, log *slog.Logger) ([]*Layer, error) {
+func (p *Project) source(ctx context.Context, name, source string, log *slog.Logger) ([]*Layer, error) {
 	if p.isImage(source) {
-		dirs, err := p.unpackImage(context.Background(), source, log)
+		dirs, err := p.unpackImage(ctx, source, log)
 		if err != nil {
 			return nil, fmt.Errorf("layer %s: %w", name, err)
 		}
@@ -311,7 +311,7 @@ func (p *Project) source(name, source string, log *slog.Logger) ([]*Layer, error
 	if isDir(path) && !isOCILayout(path) || p.holdsState(path) {
 		return p.plainLayer(name, path)
 	}
-	dirs, err := unpackArchive(context.Background(), path, p.cacheDir(), p.Manifest.Arch, log)
+	dirs, err := unpackArchive(ctx, path, p.cacheDir(), p.Manifest.Arch, log)
 	if err != nil {
 		return nil, err
 	}

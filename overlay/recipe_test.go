@@ -83,11 +83,11 @@ func TestWrongRecipesSayWhere(t *testing.T) {
 
 func TestRecipeNotBuiltYet(t *testing.T) {
 	p := recipes(t, map[string]string{"a": `command = "x"`, "other": `command = "x"` + "\n" + `arch = "riscv64"`})
-	if _, err := p.packageLayers(nil); err == nil || !strings.Contains(err.Error(), `package "a" is not built: run rootfs build`) {
+	if _, err := p.packageLayers(t.Context(), nil); err == nil || !strings.Contains(err.Error(), `package "a" is not built: run rootfs build`) {
 		t.Errorf("unbuilt: %v", err)
 	}
 	must(t, os.MkdirAll(filepath.Join(p.BuiltDir(), "a"), 0o755))
-	layers, err := p.packageLayers(nil)
+	layers, err := p.packageLayers(t.Context(), nil)
 	if err != nil || len(layers) != 1 || layers[0].Name != "user/apps/a" || !layers[0].pkg {
 		t.Errorf("built: %v, %v", layers, err)
 	}

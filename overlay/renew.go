@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"context"
 	"math"
 	"slices"
 
@@ -348,7 +349,7 @@ func (t *Tree) relayer(out *news) error {
 		return err
 	}
 	p.partly = true // a recipe that is being written must not hold up the rest
-	layers, err := t.findLayers(p)
+	layers, err := t.findLayers(context.Background(), p)
 	if err != nil {
 		return err
 	}

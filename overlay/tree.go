@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -90,6 +91,10 @@ type Options struct {
 	// Logger takes warnings; nil for none.
 	Logger *slog.Logger
 
+	// Context ends the fetching of images and the unpacking of archives before
+	// the tree is open; nil for one that never ends.
+	Context context.Context
+
 	alone bool // nobody reads a steady tree
 }
 
@@ -100,6 +105,9 @@ type Options struct {
 func Open(p *Project, o Options) (_ *Tree, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Context == nil {
+		o.Context = context.Background()
 	}
 	t := &Tree{
 		project: p, log: o.Logger, links: make(map[linkKey]*Node), held: make(map[string]*os.File),
@@ -116,7 +124,7 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 	if !o.ReadOnly {
 		t.opened = p.signs().state()
 	}
-	if t.layers, err = t.findLayers(p); err != nil {
+	if t.layers, err = t.findLayers(o.Context, p); err != nil {
 		return nil, err
 	}
 	if !o.has(PartConfiguration) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os/signal"
@@ -24,7 +25,7 @@ func imageDiff(c *cli.Context, std streams, args []string) error {
 	defer stop()
 	count := 0
 	out := newLines(c, std)
-	err := withSides(c, std, args, func(a, b export.Side) error {
+	err := withSides(ctx, c, std, args, func(a, b export.Side) error {
 		return export.Diff(ctx, a, b, func(d export.Difference) error {
 			count++
 			d.Path = absolute(d.Path)
@@ -45,7 +46,7 @@ func imageDiff(c *cli.Context, std streams, args []string) error {
 }
 
 // withSides opens what is compared: two images, or one and the project.
-func withSides(c *cli.Context, std streams, args []string, compare func(a, b export.Side) error) error {
+func withSides(ctx context.Context, c *cli.Context, std streams, args []string, compare func(a, b export.Side) error) error {
 	a, err := openImage(c, args[0])
 	if err != nil {
 		return err
@@ -67,7 +68,7 @@ func withSides(c *cli.Context, std streams, args []string, compare func(a, b exp
 	if err != nil {
 		return err
 	}
-	_, tree, err := openForReading(project, overlay.Options{ReadOnly: true, Logger: logger(c, std.err)})
+	_, tree, err := openForReading(project, overlay.Options{ReadOnly: true, Logger: logger(c, std.err), Context: ctx})
 	if err != nil {
 		return err
 	}

@@ -22,9 +22,6 @@ type moment struct {
 	tree    *overlay.Tree
 
 	frozen overlay.Checkpoint // by the daemon; without an ID if it isn't mounted
-
-	ctx  context.Context // ends with an interrupt, until close
-	stop context.CancelFunc
 }
 
 // atOneMoment does what the verbs have in common that read all of a project:
@@ -47,7 +44,9 @@ func atOneMoment(c *cli.Context, std streams, r *export.Request, do func(context
 	}
 	paceCollector()
 	outliveReaders() // of sbom's stdout, too: the moment is to be given back
-	m, err := openMoment(c.Context, project, r)
+	ctx, stop := interruptible(c.Context)
+	defer stop()
+	m, err := openMoment(ctx, project, r)
 	if err != nil {
 		return err
 	}
@@ -55,7 +54,7 @@ func atOneMoment(c *cli.Context, std streams, r *export.Request, do func(context
 	progress := newMeter(c, std.err)
 	defer progress.End()
 	r.Progress = progress
-	return do(m.ctx, m)
+	return do(ctx, m)
 }
 
 // epoch returns the time that SOURCE_DATE_EPOCH asks for, nil for none
@@ -79,7 +78,7 @@ func epoch(c *cli.Context) (*overlay.Time, error) {
 func openMoment(ctx context.Context, p *overlay.Project, r *export.Request) (*moment, error) {
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		m, err := tryMoment(ctx, p, r)
-		if err != nil && time.Since(began) < patienceWith(err) {
+		if err != nil && ctx.Err() == nil && time.Since(began) < patienceWith(err) {
 			continue
 		}
 		if err != nil || m.mount != nil {
@@ -92,7 +91,7 @@ func openMoment(ctx context.Context, p *overlay.Project, r *export.Request) (*mo
 		if err == nil && time.Since(began) > patience {
 			err = fmt.Errorf("%s: another command edits this project: export when it has ended", p.StateDir())
 		}
-		if err = errors.Join(err, m.close()); err != nil {
+		if err = errors.Join(err, ctx.Err(), m.close()); err != nil {
 			return nil, err
 		}
 	}
@@ -105,25 +104,16 @@ func tryMoment(ctx context.Context, p *overlay.Project, r *export.Request) (*mom
 		return nil, err
 	}
 	m := &moment{project: p, mount: mount}
-	o := overlay.Options{ReadOnly: true, Steady: true, Logger: r.Log}
-	if mount == nil {
-		// Nothing is to be given back: what fetches and unpacks a base can be
-		// ended at any time.
-		if m.tree, err = overlay.Open(p, o); err != nil {
+	o := overlay.Options{ReadOnly: true, Steady: true, Context: ctx, Logger: r.Log}
+	if mount != nil {
+		if o.Checkpoint, err = m.freeze(r); err != nil {
 			return nil, err
 		}
-		m.ctx, m.stop = interruptible(ctx)
-		return m, nil
 	}
-	m.ctx, m.stop = interruptible(ctx)
-	if o.Checkpoint, err = m.freeze(r); err == nil {
-		if m.tree, err = overlay.Open(p, o); err == nil {
-			return m, nil
-		}
-		err = errors.Join(err, m.thaw())
+	if m.tree, err = overlay.Open(p, o); err != nil {
+		return nil, errors.Join(err, m.thaw())
 	}
-	m.stop()
-	return nil, err
+	return m, nil
 }
 
 // freeze has the daemon make a checkpoint and returns its ID.
@@ -157,10 +147,7 @@ func (m *moment) thaw() error {
 	return err
 }
 
-func (m *moment) close() error {
-	defer m.stop()
-	return errors.Join(m.tree.Close(), m.thaw())
-}
+func (m *moment) close() error { return errors.Join(m.tree.Close(), m.thaw()) }
 
 // beingWritten warns of files that may be half written in the export; an error
 // when that was asked for.
