@@ -39,9 +39,10 @@ type tarTree struct {
 }
 
 const (
-	tarRoot  = 1
-	whiteout = ".wh."
-	opaque   = ".wh..wh..opq"
+	tarRoot    = 1
+	whiteout   = ".wh."
+	opaque     = ".wh..wh..opq"
+	aufsPrefix = ".wh..wh." // other files and folders of aufs's own housekeeping
 
 	// maxTarName bounds the directories that a member's name may imply.
 	maxTarName = 64 << 10 // bytes
@@ -134,6 +135,9 @@ func (t *tarTree) insert(m *tarMember, layer int) error {
 		return nil
 	}
 	dirName, base := path.Split(name)
+	if t.whiteouts && strings.Contains("/"+name, "/"+aufsPrefix) && base != opaque {
+		return nil
+	}
 	dir, err := t.dir(dirName, layer)
 	if err != nil {
 		return err
@@ -145,7 +149,7 @@ func (t *tarTree) insert(m *tarMember, layer int) error {
 	old := dir.children[base]
 	switch {
 	case m.typ == typeLink:
-		return t.link(m, dir, base)
+		return t.link(m, dir, base, layer)
 	case m.entry.IsDir() && old != 0 && t.node(old).entry.IsDir():
 		t.setDir(t.node(old), m, layer)
 		return nil
@@ -173,32 +177,58 @@ func (t *tarTree) setDir(n *tarNode, m *tarMember, layer int) {
 }
 
 // dir returns a directory by its name, with those above it that are missing.
+// Links on the way are followed, as by every program that unpacks tars over each
+// other.
 func (t *tarTree) dir(name string, layer int) (*tarNode, error) {
-	n := t.node(tarRoot)
-	for part := range strings.SplitSeq(strings.TrimSuffix(name, "/"), "/") {
-		if part == "" {
+	dirs := []*tarNode{t.node(tarRoot)} // from the root to where the name has led
+	links := 0
+	for todo := strings.Split(name, "/"); len(todo) > 0; {
+		part := todo[0]
+		todo = todo[1:]
+		if part == "" || part == "." {
 			continue
 		}
+		if part == ".." {
+			dirs = dirs[:max(len(dirs)-1, 1)]
+			continue
+		}
+		n := dirs[len(dirs)-1]
 		child := n.children[part]
+		if child != 0 && t.node(child).entry.IsSymlink() {
+			target := t.node(child).entry.Target
+			if links++; links > maxFollowed || len(target) >= unix.PathMax {
+				return nil, fmt.Errorf("%q above it: %w", part, unix.ELOOP)
+			}
+			if strings.HasPrefix(target, "/") {
+				dirs = dirs[:1]
+			}
+			todo = append(strings.Split(target, "/"), todo...)
+			continue
+		}
 		if child == 0 || !t.node(child).entry.IsDir() && t.node(child).layer < layer {
 			child = t.add(impliedDir(layer))
 			n.children[part] = child
 		}
-		n = t.node(child)
-		if !n.entry.IsDir() {
+		if !t.node(child).entry.IsDir() {
 			return nil, fmt.Errorf("%q above it is no directory", part)
 		}
+		dirs = append(dirs, t.node(child))
 	}
-	return n, nil
+	return dirs[len(dirs)-1], nil
 }
 
 // link gives a file another name.
-func (t *tarTree) link(m *tarMember, dir *tarNode, base string) error {
+func (t *tarTree) link(m *tarMember, dir *tarNode, base string, layer int) error {
 	name, err := tarPath(m.link)
 	if err != nil {
 		return err
 	}
-	number := t.find(name)
+	dirName, file := path.Split(name)
+	from, err := t.dir(dirName, layer)
+	if err != nil {
+		return err
+	}
+	number := from.children[file]
 	if number == 0 || t.node(number).entry.IsDir() {
 		return fmt.Errorf("a hard link to %q, which is no file before it", m.link)
 	}
@@ -217,36 +247,45 @@ func (t *tarTree) unlink(number uint64) {
 	}
 }
 
-// find returns the number of a name, 0 if there is none.
-func (t *tarTree) find(name string) uint64 {
-	number := uint64(tarRoot)
-	for part := range strings.SplitSeq(name, "/") {
-		if number = t.node(number).children[part]; number == 0 {
-			return 0
-		}
-	}
-	return number
-}
-
 // whiteOut removes what layers below have (OCI image specification, layer.md,
 // "Whiteouts").
 func (t *tarTree) whiteOut(dir *tarNode, base string, layer int) {
-	remove := func(name string) {
-		if number := dir.children[name]; number != 0 && t.node(number).layer < layer {
-			t.unlink(number)
-			delete(dir.children, name)
-		}
+	if base == opaque {
+		t.clear(dir, layer)
+	} else {
+		t.hide(dir, strings.TrimPrefix(base, whiteout), layer)
 	}
-	if base != opaque {
-		remove(strings.TrimPrefix(base, whiteout))
-		return
-	}
+}
+
+// clear removes what layers below have in a directory.
+func (t *tarTree) clear(dir *tarNode, layer int) {
 	if dir.opaque == layer {
 		return // said before
 	}
 	dir.opaque = layer
 	for name := range dir.children {
-		remove(name)
+		t.hide(dir, name, layer)
+	}
+}
+
+// hide removes what layers below have at a name and beneath it.
+func (t *tarTree) hide(dir *tarNode, name string, layer int) {
+	number := dir.children[name]
+	if number == 0 {
+		return
+	}
+	n := t.node(number)
+	if n.entry.IsDir() {
+		t.clear(n, layer)
+	}
+	switch {
+	case n.layer == layer:
+	case len(n.children) > 0: // of this layer
+		n.entry, n.layer = impliedDir(layer).entry, layer
+		n.entry.Ino = number
+	default:
+		t.unlink(number)
+		delete(dir.children, name)
 	}
 }
 

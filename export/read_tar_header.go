@@ -277,7 +277,7 @@ func (m *tarMember) fields(b []byte) error {
 	case typeFile, typeOldFile, typeSameFile, typeGNUSparse, typeLink:
 		e.Mode |= unix.S_IFREG
 	case typeSymlink:
-		e.Mode |= unix.S_IFLNK
+		e.Mode = unix.S_IFLNK | 0o777
 	case typeChar:
 		e.Mode |= unix.S_IFCHR
 	case typeBlock:

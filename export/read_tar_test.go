@@ -291,6 +291,9 @@ func TestTarRules(t *testing.T) {
 	link := func(name, to string) member {
 		return member{tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to}, ""}
 	}
+	symlink := func(name, to string) member {
+		return member{tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to}, ""}
+	}
 	dir := func(name string) member {
 		return member{tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o700}, ""}
 	}
@@ -306,6 +309,8 @@ func TestTarRules(t *testing.T) {
 		{"a directory over a file", []member{file("d", "1"), dir("d"), file("d/f", "2")}, "./ d/ d/f=2"},
 		{"a link keeps its file", []member{file("a", "1"), link("b", "a"), file("a", "2")}, "./ a=2 b=1"},
 		{"names of whiteouts", []member{file(".wh.a", "1"), file("a", "2")}, "./ .wh.a=1 a=2"},
+		{"below a link", []member{symlink("bin", "usr/bin"), file("bin/a", "1"), link("bin/b", "bin/a")}, "./ bin usr/ usr/bin/ usr/bin/a=1 usr/bin/b=1"},
+		{"below a link that leads out", []member{symlink("a/l", "../../../c"), file("a/l/f", "1")}, "./ a/ a/l c/ c/f=1"},
 		{"nothing", nil, "./"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -339,6 +344,41 @@ func TestReadDockerLayers(t *testing.T) {
 		if im.Format() != "docker archive" || im.Unpacked != packed {
 			t.Errorf("format %s, unpacked %t", im.Format(), im.Unpacked)
 		}
+	}
+}
+
+// What a layer puts below a link of a lower one goes to where that leads, and
+// what it takes away is gone whatever the order.
+func TestReadDockerLayersInAnyOrder(t *testing.T) {
+	link := member{tar.Header{Name: "bin", Typeflag: tar.TypeSymlink, Linkname: "usr/bin"}, ""}
+	dir := func(name string) member {
+		return member{tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o700}, ""}
+	}
+	for _, c := range []struct {
+		name         string
+		lower, upper []member
+		want         string
+	}{
+		{"a link below", []member{link, file("usr/bin/sh", "1")}, []member{file("bin/ls", "2"), file("bin/.wh.sh", "")}, "./ bin usr/ usr/bin/ usr/bin/ls=2"},
+		{"opaque at the end", []member{file("d/e/a", "1"), file("d/f/a", "1"), file("d/g", "1")}, []member{dir("d/e"), file("d/f/b", "2"), file("d/.wh..wh..opq", "")}, "./ d/ d/e/ d/f/ d/f/b=2"},
+		{"whiteout at the end", []member{file("d/e/a", "1"), file("g/a", "1"), file("g/b", "1")}, []member{file("d/e/b", "2"), dir("g"), file("g/b", "2"), file(".wh.d", ""), file(".wh.g", "")}, "./ d/ d/e/ d/e/b=2 g/ g/b=2"},
+		{"housekeeping of aufs", nil, []member{file(".wh..wh.plnk/1", ""), file("a", "2")}, "./ a=2"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			im := openImage(t, writeFile(t, makeTar(t, file("manifest.json", `[{"Layers":["1","2"]}]`),
+				file("1", string(makeTar(t, c.lower...))), file("2", string(makeTar(t, c.upper...))))))
+			if got := contents(t, im); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// A symlink has all permissions, whatever a tar says.
+func TestReadSymlinkMode(t *testing.T) {
+	im := openImage(t, writeFile(t, makeTar(t, member{tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "x", Mode: 0o644}, ""})))
+	if e, err := im.Lookup("l", false); err != nil || e.Mode != unix.S_IFLNK|0o777 {
+		t.Errorf("got %+v, %v", e, err)
 	}
 }
 
@@ -455,6 +495,7 @@ func TestCheckTar(t *testing.T) {
 		{"negative owner", makeTar(t, member{tar.Header{Name: "a", Uid: -1, Format: tar.FormatGNU}, ""}), "owner -1:0 is out of range"},
 		{"global header", large, "an extended header of 1048577 bytes"},
 		{"global attributes", makeTar(t, global(manyXattrs...)), "more than 256 extended attributes for all members"},
+		{"below a link to itself", makeTar(t, member{tar.Header{Name: "a", Typeflag: tar.TypeSymlink, Linkname: "a"}, ""}, file("a/b", "")), "too many levels of symbolic links"},
 		{"below a file", makeTar(t, file("a", ""), file("a/b", "")), `"a" above it is no directory`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
