@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -137,14 +136,7 @@ func TestUnpackTakesAnImageOfTwoNames(t *testing.T) {
 func TestUnpackTellsAnImageBehindALabel(t *testing.T) {
 	layer := tarOf(t, aFile("a", "1"))
 	image := dockerArchive(t, testImage{arch: "amd64", layers: [][]byte{layer}})
-	label := tarOf(t, aFile("image of 2024", ""))[1024:1536]
-	label[156] = 'V'
-	sum := 0
-	copy(label[148:156], "        ")
-	for _, c := range label {
-		sum += int(c)
-	}
-	copy(label[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	label := withChecksum(tarOf(t, aFile("image of 2024", ""))[1024:1536], func(h []byte) { h[156] = 'V' })
 	comment := tarOf(t, tarEntry{tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "x"}}, ""})
 	for name, before := range map[string][]byte{"label": label, "global header": comment[:1024]} {
 		t.Run(name, func(t *testing.T) {

@@ -211,6 +211,9 @@ func (w *layerWriter) entry(ctx context.Context, h *tar.Header, content io.Reade
 	if isNoEntry(h) {
 		return nil
 	}
+	if h.Typeflag == tar.TypeReg && strings.HasSuffix(h.Name, "/") {
+		h.Typeflag = tar.TypeDir // as before POSIX
+	}
 	name := cleanName(h.Name)
 	m, err := headerMeta(h)
 	if err != nil {
@@ -321,9 +324,6 @@ func (w *layerWriter) link(p slot, target string) error {
 	if err != nil {
 		return fmt.Errorf("hard link to %.4096q: %w", target, err)
 	}
-	if from.name() == p.name() {
-		return nil
-	}
 	var st unix.Stat_t
 	switch err := fstatat(from.fd, from.base, &st); {
 	case errors.Is(err, unix.ENOENT) || err == nil && isWhiteout(st.Mode):
@@ -332,6 +332,8 @@ func (w *layerWriter) link(p slot, target string) error {
 		return fmt.Errorf("hard link to %.4096q: %w", target, err)
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
 		return fmt.Errorf("hard link to %.4096q, which is a directory", target)
+	case from.name() == p.name():
+		return nil
 	}
 	// p's directory may have been closed when the target's was opened.
 	p, err = w.place(p.name())

@@ -173,6 +173,7 @@ func TestUnpackRefuses(t *testing.T) {
 	}{
 		"empty file":            {nil, "empty file"},
 		"no tar":                {[]byte(strings.Repeat("not a tar ", 200)), "not a tar"},
+		"link to itself":        {tarOf(t, aHardLink("a", "./a")), `entry "a": hard link to "./a", which is not in the archive`},
 		"link to nothing":       {tarOf(t, aHardLink("a", "gone")), `entry "a": hard link to "gone", which is not in the archive`},
 		"link to a folder":      {tarOf(t, aDir("d"), aHardLink("a", "d")), "which is a directory"},
 		"file as folder":        {tarOf(t, aFile("a", ""), aFile("a/b", "")), `entry "a/b": "a" is not a directory`},
@@ -243,6 +244,14 @@ func TestUnpackTellsCompressionAndTruncation(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A file whose name ends in a slash is a directory, as before POSIX.
+func TestUnpackTakesASlashForADirectory(t *testing.T) {
+	one := withChecksum(tarOf(t, aFile("dX", ""))[1024:1536], func(h []byte) { h[1] = '/' })
+	dirs, err := unpacked(t, slices.Concat(one, tarOf(t, aFile("d/f", "1"))))
+	must(t, err)
+	wantLines(t, recorded(t, dirs[0]), ". 40755 0:0 implicit", "d 40644 0:0 -123.456789ms", "d/f 100644 0:0 0s =1")
 }
 
 // pzstd puts a skippable frame before each of its frames.

@@ -99,6 +99,18 @@ func tarOf(t testing.TB, entries ...tarEntry) []byte {
 	return b.Bytes()
 }
 
+// withChecksum changes a header and makes its checksum right.
+func withChecksum(h []byte, change func(h []byte)) []byte {
+	change(h)
+	copy(h[148:156], "        ")
+	sum := 0
+	for _, c := range h {
+		sum += int(c)
+	}
+	copy(h[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	return h
+}
+
 func save(t testing.TB, file string, content []byte) string {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
