@@ -123,6 +123,8 @@ type layerWriter struct {
 
 	dirs map[string]dirEntry // all directories so far, by cleaned name
 
+	global map[string]string // PAX records for all entries that follow
+
 	parent   string // the directory of the last entry …
 	parentFd int    // … opened; -1 for none
 
@@ -209,7 +211,10 @@ func isNoEntry(h *tar.Header) bool {
 // later one counts.
 func (w *layerWriter) entry(ctx context.Context, h *tar.Header, content io.Reader) error {
 	if isNoEntry(h) {
-		return nil
+		return w.forAll(h)
+	}
+	if err := w.inherit(h); err != nil {
+		return err
 	}
 	if h.Typeflag == tar.TypeReg && strings.HasSuffix(h.Name, "/") {
 		h.Typeflag = tar.TypeDir // as before POSIX

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -243,6 +244,37 @@ func TestUnpackTellsCompressionAndTruncation(t *testing.T) {
 				t.Errorf("left in the cache: %v (%v)", left, err)
 			}
 		})
+	}
+}
+
+// Global headers add up, the later of a key wins, and an entry's own header wins
+// over them.
+func TestUnpackHeedsGlobalHeaders(t *testing.T) {
+	global := func(records ...string) tarEntry {
+		e := tarEntry{tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{}}, ""}
+		for pair := range slices.Chunk(records, 2) {
+			e.PAXRecords[pair[0]] = pair[1]
+		}
+		return e
+	}
+	whole := aFile("a", "1")
+	whole.ModTime = testTime.Truncate(time.Second) // in no record
+	own := aFile("c", "1").with("user.a", "own")
+	own.Uid = 1 << 24
+	acl, err := parseACL("user::rw-,user:7:r--,group::r--,mask::r--,other::r--")
+	must(t, err)
+	dirs, err := unpacked(t, tarOf(t,
+		global("uid", "5", "gid", "6", "mtime", "-0.5", "SCHILY.xattr.user.a", "1", "SCHILY.acl.access", "user::rw-,user:7:r--,group::r--,mask::r--,other::r--"), whole,
+		global("uid", "8", "LIBARCHIVE.xattr.user.b", "Mg", "comment", "none"), aDir("b"), own))
+	must(t, err)
+	list := fmt.Sprintf(" user.rootfs.x.system.posix_acl_access=%q", acl)
+	wantLines(t, recorded(t, dirs[0]), ". 40755 0:0 implicit",
+		fmt.Sprintf("a 100644 5:6 %v =1 user.a=%q", time.Unix(0, -5e8).Sub(testTime), "1")+list,
+		`b 40755 8:6 0s user.a="1" user.b="2"`+list,
+		`c 100644 16777216:6 0s =1 user.a="own" user.b="2"`+list)
+	_, err = unpacked(t, tarOf(t, global("uid", "root"), whole))
+	if err == nil || !strings.Contains(err.Error(), "malformed") {
+		t.Errorf("an owner that is no number: %v", err)
 	}
 }
 
