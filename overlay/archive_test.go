@@ -247,6 +247,23 @@ func TestUnpackTellsCompressionAndTruncation(t *testing.T) {
 	}
 }
 
+// The kernel knows user.* of files and directories only, and so must a layer: a
+// name that is listed can be read.
+func TestUnpackLeavesOutWhatNoSymlinkHas(t *testing.T) {
+	pipe := tarEntry{tar.Header{Typeflag: tar.TypeFifo, Name: "p", Mode: 0o644}, ""}
+	p := project(t, `rootfs.toml [base]|source = "base.tar"`)
+	save(t, filepath.Join(p.Root, "base.tar"), tarOf(t,
+		aLink("l", "x").with("user.a", "1", "trusted.b", "2"), pipe.with("user.a", "1", "trusted.b", "2")))
+	tree := open(t, p)
+	for _, name := range []string{"l", "p"} {
+		n, err := tree.Lookup(tree.Root(), name, new(Entry))
+		must(t, err)
+		if names, err := tree.ListXattr(n); err != nil || !slices.Equal(names, []string{"trusted.b"}) {
+			t.Errorf("%s: %q, %v", name, names, err)
+		}
+	}
+}
+
 // Global headers add up, the later of a key wins, and an entry's own header wins
 // over them.
 func TestUnpackHeedsGlobalHeaders(t *testing.T) {

@@ -108,6 +108,9 @@ func (w *layerWriter) setXattrs(fd int, h *tar.Header) error {
 			w.log.Warn("attribute left out: the name is used by this program", "entry", h.Name, "attribute", name)
 			continue
 		case strings.HasPrefix(name, "user."):
+			if typ := headerTypes[h.Typeflag]; typ != unix.S_IFREG && typ != unix.S_IFDIR {
+				continue // the kernel has none there (xattr(7))
+			}
 			on = name
 		}
 		if err := unix.Fsetxattr(fd, on, []byte(attrs[name]), 0); err != nil {
