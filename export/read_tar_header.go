@@ -299,6 +299,7 @@ func (m *tarMember) fields(b []byte) error {
 // the records of a sparse file.
 func (m *tarMember) apply(records []paxRecord, xattrs map[string][]byte) (sparse []paxRecord, err error) {
 	e := &m.entry
+	lists := make(map[string]string)
 	for _, r := range records {
 		switch r.key {
 		case "path":
@@ -316,6 +317,8 @@ func (m *tarMember) apply(records []paxRecord, xattrs map[string][]byte) (sparse
 			e.GID, err = parseOwner(r.value)
 		case "mtime":
 			e.Mtime, err = parsePAXTime(r.value)
+		case "SCHILY.acl.access", "SCHILY.acl.default":
+			lists[r.key] = r.value
 		default:
 			if strings.HasPrefix(r.key, "GNU.sparse.") {
 				sparse = append(sparse, r)
@@ -324,6 +327,15 @@ func (m *tarMember) apply(records []paxRecord, xattrs map[string][]byte) (sparse
 		}
 		if err != nil {
 			return nil, fmt.Errorf("pax record %s=%.40q", r.key, r.value)
+		}
+	}
+	for key, text := range lists {
+		name, value, err := overlay.TarACL(key, text)
+		if err != nil {
+			return nil, fmt.Errorf("pax record %s=%.40q: %w", key, text, err)
+		}
+		if _, raw := xattrs[name]; !raw && name != "" {
+			xattrs[name] = []byte(value)
 		}
 	}
 	e.Xattrs = sortedXattrs(xattrs)

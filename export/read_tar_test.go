@@ -374,6 +374,39 @@ func TestReadDockerLayersInAnyOrder(t *testing.T) {
 	}
 }
 
+// Access control lists that GNU tar and libarchive write as text are the
+// attributes that they are for, unless these are there themselves.
+func TestReadTextOfACLs(t *testing.T) {
+	const text = "user::rw-,user:7:r--,group::r--,mask::r--,other::r--"
+	const value = "\x02\x00\x00\x00" + "\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\x07\x00\x00\x00" +
+		"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x10\x00\x04\x00\xff\xff\xff\xff" + "\x20\x00\x04\x00\xff\xff\xff\xff"
+	with := func(name string, records map[string]string) member {
+		m := file(name, "")
+		m.h.PAXRecords = records
+		return m
+	}
+	im := openImage(t, writeFile(t, makeTar(t,
+		with("a", map[string]string{"SCHILY.acl.access": text, "SCHILY.acl.default": ""}),
+		with("b", map[string]string{"SCHILY.acl.access": "user:joe:r--"}),
+		with("c", map[string]string{"SCHILY.acl.access": text, "SCHILY.xattr.system.posix_acl_access": "own"}))))
+	for name, want := range map[string]string{"a": value, "b": "", "c": "own"} {
+		e, err := im.Lookup(name, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, x := range e.Xattrs {
+			got += string(x.Value)
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", name, e.Xattrs, want)
+		}
+	}
+	if list := problemsOf(t, openImage(t, writeFile(t, makeTar(t, with("a", map[string]string{"SCHILY.acl.access": "x"}))))); len(list) != 1 {
+		t.Errorf("check of a list that is none: %q", list)
+	}
+}
+
 // A symlink has all permissions, whatever a tar says.
 func TestReadSymlinkMode(t *testing.T) {
 	im := openImage(t, writeFile(t, makeTar(t, member{tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "x", Mode: 0o644}, ""})))

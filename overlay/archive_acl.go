@@ -29,6 +29,24 @@ var (
 	errACLName = errors.New("access control list with names")
 )
 
+// TarACL returns the extended attribute that a PAX record is about which holds an
+// access control list as text. The name is "" for other records, and where a layer
+// has no such attribute: the list is empty or names users in place of ids.
+func TarACL(key, text string) (name, value string, err error) {
+	name = paxACLs[key]
+	if name == "" {
+		return "", "", nil
+	}
+	value, err = parseACL(text)
+	if errors.Is(err, errACLName) {
+		err = nil
+	}
+	if value == "" {
+		name = ""
+	}
+	return name, value, err
+}
+
 // parseACL converts the text form of an access control list (acl(5)), with
 // ids in the place of names or, as star has them, after the permissions, to
 // the value of its extended attribute. The error is errACLName when there
