@@ -233,7 +233,7 @@ func findProject(c *cli.Context) (*overlay.Project, error) {
 		return nil, err
 	}
 	p.Registry, p.Incomplete = export.NewRegistry(), c.Bool("keep-going")
-	return p, nil
+	return p, actForOwner(p)
 }
 
 // logger returns what libraries report to: lines on w as -q and -v want them.

@@ -165,3 +165,41 @@ func TestRootEndsTheMountOfAUser(t *testing.T) {
 		}
 	}
 }
+
+// A project that root has used is still its owner's to use, and the other way
+// round.
+func TestRootAndOwnerInTurn(t *testing.T) {
+	need(t, "root", "fuse", "fuseusers")
+	program, err := exec.LookPath("rootfs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reachable(t, program)
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv(testUserEnv, strconv.Itoa(nobody))
+	project := layProject(t, `
+-- user/sysconfig/etc/conf --
+0
+-- user/sysconfig/etc/other --
+0
+-- user/sysconfig/usr/lib/a --
+a
+`)
+	giveAway(t, project)
+	for turn, user := range []string{"", strconv.Itoa(nobody), "", strconv.Itoa(nobody)} {
+		t.Setenv(testUserEnv, user)
+		mnt, umount := mountProject(t, project)
+		sh(t, mnt, `
+			grep -qx "$1" etc/conf etc/other
+			echo $(($1 + 1)) >etc/conf
+			echo $(($1 + 1)) >next; chmod 4711 next; mv next etc/other
+			rm -rf usr/lib; mkdir -p "usr/lib/$1"; ln etc/conf "usr/lib/$1/conf"; ln -s x "usr/lib/$1/link"`, strconv.Itoa(turn))
+		rootfs(t, project, "checkpoint", "before")
+		sh(t, mnt, `echo >etc/conf; rm etc/other`)
+		rootfs(t, project, "restore", "before", "/etc/conf", "/etc/other")
+		umount()
+		rootfs(t, project, "export", "-q", "--tar", "out.tar", "--img", "disk.img")
+		rootfs(t, project, "gc")
+		shAsRoot(t, project, `test -z "$(find . ! -user nobody)" || { find . ! -user nobody; false; }`)
+	}
+}
