@@ -86,12 +86,24 @@ func (f *filesystem) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekO
 	if n == nil {
 		return stale
 	}
-	// What is mapped and was written to counts as data. The kernel brings it to us
-	// with an invalidation, not by itself.
-	_ = f.changes.kernel.InvalidateInode(in.NodeId)
 	off, err := f.tree.Seek(n, int64(in.Offset), int(in.Whence))
+	if err != nil || f.isHole(n, in, off) {
+		// Unless it is mapped and was written to, which the kernel brings to us with
+		// an invalidation, not by itself.
+		_ = f.changes.kernel.InvalidateInode(in.NodeId)
+		off, err = f.tree.Seek(n, int64(in.Offset), int(in.Whence))
+	}
 	out.Offset = uint64(off)
 	return f.status("lseek", in.NodeId, err)
+}
+
+// isHole tells whether the answer off to an LSEEK comes from a hole in the file.
+func (f *filesystem) isHole(n *overlay.Node, in *fuse.LseekIn, off int64) bool {
+	if in.Whence == unix.SEEK_DATA {
+		return off != int64(in.Offset)
+	}
+	var e overlay.Entry
+	return f.tree.Stat(n, &e) != nil || off < e.Size
 }
 
 // Fallocate implements fallocate(2) in the modes that the host has.
