@@ -9,11 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// linkPackages finds the directories of packages that lie over a symlink to a
-// directory in the layers below, and makes them part of the link's target: a
-// package with bin/sh on a base with /bin -> usr/bin lands in usr/bin, and the
-// link stays. Otherwise installing one program would take the base's away. So do
-// directories that the manifest only names on the way to something.
+// linkPackages finds the directories of packages and of the configuration that lie
+// over a symlink to a directory in the layers below, and makes them part of the
+// link's target: a package with bin/sh on a base with /bin -> usr/bin lands in
+// usr/bin, and the link stays. Otherwise installing one program would take the
+// base's away. So do directories that the manifest only names on the way to
+// something.
 //
 // Links in the root and in its directories are looked at (/bin, /usr/sbin,
 // /var/run), which is where distributions have them; so opening costs the same
@@ -49,7 +50,7 @@ func (t *Tree) linkLayer(l *Layer, entries []shallowEntry, links map[string]bool
 			continue
 		case !links[path]:
 			continue
-		case e.typ == unix.DT_DIR && (l.pkg || l.decides && l.implicit[path]):
+		case e.typ == unix.DT_DIR && l.follows(path):
 			target, err := t.follow(t.stackBelow(l.rank), path, t.followed)
 			if err != nil {
 				return err
@@ -62,6 +63,12 @@ func (t *Tree) linkLayer(l *Layer, entries []shallowEntry, links map[string]bool
 		delete(links, path)
 	}
 	return nil
+}
+
+// follows tells whether the layer's directory at path belongs where a link of the
+// layers below leads.
+func (l *Layer) follows(path string) bool {
+	return l.pkg || l.decides && (!l.recorded || l.implicit[path])
 }
 
 // attachTo makes the directory name of d part of target.

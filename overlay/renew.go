@@ -289,8 +289,8 @@ func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) 
 }
 
 // mayLink tells whether the rule of links.go turns on what name in dir was or
-// is: a package may have a directory over a symlink there, or a link that such
-// a directory follows lead there.
+// is: a layer may have a directory over a symlink there, or a link that such a
+// directory follows lead there.
 func (t *Tree) mayLink(dir *Node, name string) bool {
 	var link, over bool
 	for _, part := range dir.dir.stack {
@@ -303,7 +303,7 @@ func (t *Tree) mayLink(dir *Node, name string) bool {
 		var a attrs
 		if ok, err := part.look(name, &a); err == nil && ok {
 			link = link || a.m.mode&unix.S_IFMT == unix.S_IFLNK
-			over = over || a.m.mode&unix.S_IFMT == unix.S_IFDIR && part.layer.pkg
+			over = over || a.m.mode&unix.S_IFMT == unix.S_IFDIR && part.layer.follows(join(part.path(), name))
 		}
 	}
 	return link && over

@@ -231,12 +231,14 @@ func TestPackagesDirectoryFollowsALiveLink(t *testing.T) {
 	}
 }
 
-func TestNewPackagesDirectoryFollowsAnArchivesLink(t *testing.T) {
-	p := project(t, "base/usr/bin/x x", "user/apps/z/usr/bin/y y")
-	in(t, p, `ln -s usr/bin base/bin; tar -C base -cf user/apps/a.tar .`)
-	tree, _ := watched(t, p)
-	in(t, p, `mkdir user/apps/z/bin; echo s >user/apps/z/bin/sh`)
-	within(t, "usr/bin/sh", has(tree, "usr/bin/sh"))
+func TestNewDirectoryFollowsAnArchivesLink(t *testing.T) {
+	for _, layer := range []string{"user/apps/z", "user/sysconfig"} {
+		p := project(t, "base/usr/bin/x x", layer+"/usr/bin/y y")
+		in(t, p, `ln -s usr/bin base/bin; mkdir -p user/apps; tar -C base -cf user/apps/a.tar .`)
+		tree, _ := watched(t, p)
+		in(t, p, fmt.Sprintf(`mkdir %s/bin; echo s >%[1]s/bin/sh`, layer))
+		within(t, layer+"'s usr/bin/sh", has(tree, "usr/bin/sh"))
+	}
 }
 
 func TestMovedDirectoryKeepsItsLayer(t *testing.T) {

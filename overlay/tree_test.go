@@ -220,6 +220,15 @@ func TestManifestKeepsUsrMergeLinks(t *testing.T) {
 		`usr/sbin 40755 0:0`, `usr/sbin/s 100644 0:0 "s"`)
 }
 
+// Nor does a directory of the configuration.
+func TestConfigurationKeepsUsrMergeLinks(t *testing.T) {
+	p := project(t, `rootfs.toml [base]|source = "base"`,
+		"base/usr/lib/libc c", "base/lib ->usr/lib", "user/sysconfig/lib/modules/m m", "user/sysconfig/lib/libc mine")
+	expect(t, open(t, p),
+		`lib 120777 0:0 ->usr/lib`, `usr 40755 0:0`, `usr/lib 40755 0:0`, `usr/lib/libc 100644 0:0 "mine"`,
+		`usr/lib/modules 40755 0:0`, `usr/lib/modules/m 100644 0:0 "m"`)
+}
+
 // What is removed goes whole, whatever is made in its place and in which order
 // the paths are named.
 func TestManifestRemovesWhole(t *testing.T) {
