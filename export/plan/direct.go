@@ -19,6 +19,10 @@ const (
 
 	// directMin is the least that is worth a request of its own.
 	directMin = 64 << 10
+
+	// hugePage is the size of a huge page on most machines. The kernel aligns
+	// a mapping to it only if it is some of them long.
+	hugePage = 2 << 20
 )
 
 // openDirect opens f once more, to write around the page cache; nil where
@@ -31,15 +35,22 @@ func openDirect(f *os.File) *os.File {
 	return os.NewFile(uintptr(fd), f.Name())
 }
 
-// newBatch returns an aligned buffer for a batch of size bytes and what its last
-// block lacks, and what frees it.
-func newBatch(size int64) (buf []byte, free func() error, err error) {
-	buf, err = unix.Mmap(-1, 0, int(size)+directAlign, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+// newBatches returns an aligned buffer for each copier, for a batch of size
+// bytes and what its last block lacks, and what frees them all. They are one
+// piece of memory, so that those of a small image are one huge page: its 100
+// small ones would take longer to map than to fill.
+func newBatches(size int64) (bufs [copiers][]byte, free func() error, err error) {
+	each := int(size) + directAlign
+	length := (each*copiers + hugePage - 1) &^ (hugePage - 1)
+	all, err := unix.Mmap(-1, 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
-		return nil, nil, fmt.Errorf("memory for a batch of %d bytes: %w", size, err)
+		return bufs, nil, fmt.Errorf("memory for %d batches of %d bytes: %w", copiers, size, err)
 	}
-	_ = unix.Madvise(buf, unix.MADV_HUGEPAGE) // a tenth of the time; without them it goes as well
-	return buf, func() error { return unix.Munmap(buf) }, nil
+	_ = unix.Madvise(all, unix.MADV_HUGEPAGE) // without them it goes as well
+	for i := range bufs {
+		bufs[i] = all[i*each:][:each]
+	}
+	return bufs, func() error { return unix.Munmap(all) }, nil
 }
 
 // write writes the first n bytes of buf to the image at off. What follows

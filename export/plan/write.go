@@ -53,8 +53,13 @@ func (p *Plan) WriteFile(ctx context.Context, f *os.File, progress func(bytes in
 	if w.direct != nil {
 		defer w.direct.Close() //nolint:errcheck // f is the one that is synced
 	}
-	for range copiers {
-		g.Go(func() error { return w.work(ctx) })
+	bufs, free, err := newBatches(w.batch)
+	if err != nil {
+		return err
+	}
+	defer free() //nolint:errcheck // the process's own memory
+	for _, buf := range bufs {
+		g.Go(func() error { return w.work(ctx, buf) })
 	}
 	return g.Wait()
 }
@@ -127,12 +132,7 @@ func (w *writer) take() job {
 	return j
 }
 
-func (w *writer) work(ctx context.Context) error {
-	buf, free, err := newBatch(w.batch)
-	if err != nil {
-		return err
-	}
-	defer free() //nolint:errcheck // the process's own memory
+func (w *writer) work(ctx context.Context, buf []byte) error {
 	for {
 		j := w.take()
 		if len(j.segments) == 0 {
