@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -40,6 +41,10 @@ func (c checked) Run() int {
 		return 1
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // best effort
+	if signal.Ignored(unix.SIGHUP) {
+		// Under nohup. What tests start isn't to inherit that.
+		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
+	}
 	status := c.M.Run()
 	left := mountsBeneath(dir)
 	for _, dir := range left {
