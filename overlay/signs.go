@@ -79,7 +79,7 @@ func (s *signs) packages(apps string) {
 		if e.Type()&os.ModeSymlink != 0 {
 			dir = s.in(s.apps, e.Name(), signArchive)
 		}
-		if e.Type().IsRegular() || !isDir(dir) {
+		if !e.IsDir() && (e.Type().IsRegular() || !isDir(dir)) {
 			continue
 		}
 		s.folders[dir], s.watch[dir] = true, true
@@ -112,15 +112,20 @@ func (s *signs) in(dir, name string, kind signKind) string {
 	for range maxLinks {
 		s.watch[dir] = true
 		path := filepath.Join(dir, name)
-		target, err := os.Readlink(path)
-		if err != nil {
-			if st, err := os.Lstat(path); err != nil || !st.Mode().IsRegular() {
+		var st unix.Stat_t // most packages have none of what is looked for
+		missing := unix.Lstat(path, &st) != nil
+		if typ := st.Mode & unix.S_IFMT; missing || typ != unix.S_IFLNK {
+			if missing || typ != unix.S_IFREG {
 				kind = signName
 			}
 			s.places[path] = max(s.places[path], kind)
 			return path
 		}
 		s.places[path] = max(s.places[path], signName)
+		target, err := os.Readlink(path)
+		if err != nil {
+			return path
+		}
 		if !filepath.IsAbs(target) {
 			target = filepath.Join(dir, target)
 		}
@@ -132,24 +137,26 @@ func (s *signs) in(dir, name string, kind signKind) string {
 	return ""
 }
 
-// state is what the signs say: the names in lists and packages, and which file each
-// place is and when it was written to.
+// state is what the signs say: the names in lists, when those of packages changed,
+// and which file each place is and when it was written to.
 func (s *signs) state() map[string]string {
 	state := make(map[string]string)
-	for _, dirs := range []map[string]bool{s.lists, s.folders} {
-		for dir := range dirs {
-			if entries, _ := os.ReadDir(dir); len(entries) > 0 {
-				state[dir+"/"] = fmt.Sprint(entries)
-			}
+	for dir := range s.lists {
+		if entries, _ := os.ReadDir(dir); len(entries) > 0 {
+			state[dir+"/"] = fmt.Sprint(entries)
 		}
 	}
-	for place := range s.places {
-		if s.lists[place] {
-			continue // also an empty one that Watch has made
+	var st unix.Stat_t
+	for dir := range s.folders {
+		if unix.Lstat(dir, &st) == nil {
+			state[dir+"/"] = fmt.Sprint(st.Ino, st.Ctim)
 		}
-		var st unix.Stat_t
-		switch err := unix.Lstat(place, &st); {
-		case err != nil:
+	}
+	for place, kind := range s.places {
+		switch {
+		case s.lists[place]: // also an empty one that Watch has made
+		case kind == signName && s.folders[filepath.Dir(place)]: // as most packages have none
+		case unix.Lstat(place, &st) != nil:
 		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
 			state[place] = fmt.Sprint(st.Ino)
 		default:
