@@ -4,11 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"slices"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/export"
 )
@@ -99,7 +97,7 @@ func imagePath(args []string) string {
 // imageCheck tells what contradicts itself in an image.
 func imageCheck(c *cli.Context, std streams, args []string) error {
 	return withImage(c, args[0], func(im *export.Image) error {
-		ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
+		ctx, stop := interruptible(c.Context)
 		defer stop()
 		count := 0
 		out := newLines(c, std)

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/signal"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/export"
 	"github.com/DragonOS-Community/rootfs/overlay"
@@ -21,7 +19,7 @@ const (
 
 // imageDiff compares an image with another, or with the project.
 func imageDiff(c *cli.Context, std streams, args []string) error {
-	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
+	ctx, stop := interruptible(c.Context)
 	defer stop()
 	count := 0
 	out := newLines(c, std)

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/DragonOS-Community/rootfs/export"
 	"github.com/DragonOS-Community/rootfs/overlay"
@@ -56,7 +54,7 @@ func pullImages(c *cli.Context, std streams, ref string) ([]overlay.LockedImage,
 	if err != nil {
 		return nil, err
 	}
-	ctx, stop := signal.NotifyContext(c.Context, unix.SIGINT, unix.SIGTERM)
+	ctx, stop := interruptible(c.Context)
 	defer stop()
 	if ref != "" {
 		if project, err = project.SetBase(ctx, ref); err != nil {

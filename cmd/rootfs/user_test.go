@@ -27,16 +27,22 @@ const testUserEnv = "ROOTFS_TEST_USER"
 func asEachUser(t *testing.T, test func(t *testing.T)) {
 	test(t)
 	t.Run("nobody", func(t *testing.T) {
-		need(t, "root", "fuse", "fuseusers")
-		program, err := exec.LookPath("rootfs")
-		if err != nil {
-			t.Fatal(err)
-		}
-		reachable(t, program)
-		t.Setenv(testUserEnv, strconv.Itoa(nobody))
-		t.Setenv("HOME", t.TempDir())
+		becomeNobody(t)
 		test(t)
 	})
+}
+
+// becomeNobody makes an ordinary user the one who runs the commands of a test.
+func becomeNobody(t *testing.T) {
+	t.Helper()
+	need(t, "root", "fuse", "fuseusers")
+	program, err := exec.LookPath("rootfs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reachable(t, program)
+	t.Setenv(testUserEnv, strconv.Itoa(nobody))
+	t.Setenv("HOME", t.TempDir())
 }
 
 // reachable opens the temporary directories that path is in.
@@ -141,16 +147,9 @@ func describeAsUser(t *testing.T, root string) (lines []string) {
 
 // Root ends what users have mounted, though it can't look into that.
 func TestRootEndsTheMountOfAUser(t *testing.T) {
-	need(t, "root", "fuse", "fuseusers")
 	for _, alive := range []bool{true, false} {
 		project := layProject(t, "-- user/sysconfig/etc/passwd --\n")
-		program, err := exec.LookPath("rootfs")
-		if err != nil {
-			t.Fatal(err)
-		}
-		reachable(t, program)
-		t.Setenv("HOME", t.TempDir())
-		t.Setenv(testUserEnv, strconv.Itoa(nobody))
+		becomeNobody(t)
 		giveAway(t, project)
 		rootfs(t, project, "mount", "mnt")
 		t.Setenv(testUserEnv, "")
@@ -169,14 +168,7 @@ func TestRootEndsTheMountOfAUser(t *testing.T) {
 // A project that root has used is still its owner's to use, and the other way
 // round.
 func TestRootAndOwnerInTurn(t *testing.T) {
-	need(t, "root", "fuse", "fuseusers")
-	program, err := exec.LookPath("rootfs")
-	if err != nil {
-		t.Fatal(err)
-	}
-	reachable(t, program)
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv(testUserEnv, strconv.Itoa(nobody))
+	becomeNobody(t)
 	project := layProject(t, `
 -- user/sysconfig/etc/conf --
 0
