@@ -57,7 +57,7 @@ func (n *Node) dirAttrs(a *attrs) error {
 		return err
 	}
 	defer d.close()
-	if err := unix.Fstatat(fd, "", &a.st, unix.AT_EMPTY_PATH); err != nil {
+	if err := unix.Fstat(fd, &a.st); err != nil {
 		return err
 	}
 	if !d.layer.recorded {

@@ -149,7 +149,7 @@ func (t *Tree) publishQuietly(work int, temp string, dir *Node, name string) err
 	}
 	defer dir.upper().close()
 	var st unix.Stat_t
-	if err := unix.Fstatat(up, "", &st, unix.AT_EMPTY_PATH); err != nil {
+	if err := unix.Fstat(up, &st); err != nil {
 		return err
 	}
 	if err := unix.Renameat(work, temp, up, name); err != nil {

@@ -68,7 +68,7 @@ func copyDirAttrs(from, to *hostDir, keep func(name string) bool) error {
 			}
 		}
 		var st unix.Stat_t
-		if err := unix.Fstatat(a, "", &st, unix.AT_EMPTY_PATH); err != nil {
+		if err := unix.Fstat(a, &st); err != nil {
 			return err
 		}
 		if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {

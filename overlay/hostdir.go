@@ -120,7 +120,7 @@ func (d *hostDir) statSelf(st *unix.Stat_t) error {
 		return err
 	}
 	defer d.close()
-	return unix.Fstatat(fd, "", st, unix.AT_EMPTY_PATH)
+	return unix.Fstat(fd, st)
 }
 
 // ignoreMissing makes nothing of the errors that say that a name isn't there.

@@ -1,9 +1,6 @@
 package ext4
 
-import (
-	"encoding/binary"
-	"hash/crc32"
-)
+import "hash/crc32"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -17,8 +14,13 @@ func (c checksum) add(b []byte) checksum {
 	return checksum(^crc32.Update(^uint32(c), castagnoli, b))
 }
 
+// addUint32 adds the four bytes of v, least significant first.
 func (c checksum) addUint32(v uint32) checksum {
-	return c.add(binary.LittleEndian.AppendUint32(make([]byte, 0, 4), v))
+	for range 4 {
+		c = checksum(castagnoli[byte(c)^byte(v)]) ^ c>>8
+		v >>= 8
+	}
+	return c
 }
 
 // inode returns the seed for what belongs to an inode, whose generation is

@@ -12,7 +12,7 @@ type blocks func(n int64, b []byte)
 
 // ReadAt implements [io.ReaderAt].
 func (f blocks) ReadAt(p []byte, off int64) (int, error) {
-	var whole [blockSize]byte
+	var whole []byte // for a block of which a part is asked for
 	for done := 0; done < len(p); {
 		n, skip := (off+int64(done))/blockSize, int((off+int64(done))%blockSize)
 		if rest := p[done:]; skip == 0 && len(rest) >= blockSize {
@@ -21,8 +21,11 @@ func (f blocks) ReadAt(p []byte, off int64) (int, error) {
 			done += blockSize
 			continue
 		}
-		clear(whole[:])
-		f(n, whole[:])
+		if whole == nil {
+			whole = make([]byte, blockSize)
+		}
+		clear(whole)
+		f(n, whole)
 		done += copy(p[done:], whole[skip:])
 	}
 	return len(p), nil
