@@ -153,26 +153,6 @@ func syncHost(dir string) error {
 	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
 }
 
-func fstatat(dirfd int, name string, st *unix.Stat_t) error {
-	for {
-		err := unix.Fstatat(dirfd, name, st, unix.AT_SYMLINK_NOFOLLOW)
-		if err != unix.EINTR {
-			return err
-		}
-	}
-}
-
-// openRetry is openat, again when a signal interrupts it, as on FUSE and NFS
-// hosts.
-func openRetry(dirfd int, name string, flags int, mode uint32) (int, error) {
-	for {
-		fd, err := unix.Openat(dirfd, name, flags|unix.O_CLOEXEC, mode)
-		if err != unix.EINTR {
-			return fd, err
-		}
-	}
-}
-
 // allXattrs returns all attributes of the directory as one text, to compare.
 func (d *hostDir) allXattrs() (string, error) {
 	fd, err := d.open()
