@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,10 +38,10 @@ const mostPatient = 4 * time.Second
 type watcher struct {
 	tree   *Tree
 	notify Notifier
-	events folderEvents
+	events *folderEvents
 
 	wake        chan struct{} // there is something in the batch
-	ended, done chan struct{} // receive, run have returned
+	ended, done chan struct{} // nothing more is told, run has returned
 
 	batchMu sync.Mutex
 	batch   batch
@@ -55,7 +54,7 @@ type watcher struct {
 	trouble string        // why they can't be
 
 	mu     sync.Mutex                 // held while watches change, so that they are what dirs and fixed say
-	dirs   map[string]*Node           // by host path
+	dirs   map[string][]*Node         // by host path, which several layers may have
 	fixed  map[string]bool            // watched for the layers' sake
 	moved  map[string]map[string]bool // directory → names on the way to what the edits have moved
 	polled map[string]unix.Timespec   // not watched: their last change
@@ -68,21 +67,24 @@ type watcher struct {
 // first visited; of what says which layers there are, changes since the tree was
 // opened count.
 func (t *Tree) Watch(notify Notifier) error {
-	events, err := fsnotify.NewWatcher()
+	events, err := newFolderEvents()
 	if err != nil {
 		return err
 	}
 	w := &watcher{
-		tree: t, notify: notify, events: folderEvents{events},
+		tree: t, notify: notify, events: events,
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), done: make(chan struct{}),
-		dirs: make(map[string]*Node), polled: make(map[string]unix.Timespec),
+		dirs: make(map[string][]*Node), polled: make(map[string]unix.Timespec),
 		moved: make(map[string]map[string]bool),
 	}
 	w.poller = time.AfterFunc(time.Hour, w.poll)
 	w.poller.Stop()
 	w.again = time.AfterFunc(time.Hour, func() { w.later(func(b *batch) { b.relayer = true }) })
 	w.again.Stop()
-	go w.receive()
+	go func() {
+		defer close(w.ended)
+		events.read(w.later)
+	}()
 	w.watchLayers()
 	if !maps.Equal(t.opened, w.signs.state()) {
 		w.later(func(b *batch) { b.relayer = true })
@@ -139,7 +141,9 @@ func (w *watcher) add(n *Node) {
 		}
 		path := filepath.Join(part.layer.Dir, part.path())
 		w.mu.Lock()
-		w.dirs[path] = n
+		if !slices.Contains(w.dirs[path], n) {
+			w.dirs[path] = append(w.dirs[path], n)
+		}
 		w.watchPath(path)
 		if n.parent != nil && !slices.Contains(n.parent.dir.stack, part.parent) {
 			w.addMoved(path, part.layer.Dir)
@@ -179,7 +183,6 @@ func (w *watcher) forgetMoved() {
 func (w *watcher) watchMoved(path string) {
 	for dir := range w.moved {
 		if inside(dir, path) {
-			_ = w.events.Remove(dir) // it may be elsewhere
 			w.watchPath(dir)
 		}
 	}
@@ -187,10 +190,12 @@ func (w *watcher) watchMoved(path string) {
 
 // watchPath is called with w.mu held.
 func (w *watcher) watchPath(path string) {
-	err := w.events.Add(path)
+	err := w.events.add(path)
 	switch {
-	case err == nil,
-		errors.Is(err, unix.ENOENT), errors.Is(err, fsnotify.ErrClosed),
+	case err == nil:
+		delete(w.polled, path)
+		return
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, os.ErrClosed),
 		errors.Is(err, unix.EACCES): // we can't read it either
 		return
 	}
@@ -209,11 +214,11 @@ func (w *watcher) watchPath(path string) {
 
 // unwatch ends the watch of a path that nobody needs any more. w.mu is held.
 func (w *watcher) unwatch(path string) {
-	if w.dirs[path] != nil || w.fixed[path] || w.moved[path] != nil {
+	if len(w.dirs[path]) > 0 || w.fixed[path] || w.moved[path] != nil {
 		return
 	}
 	delete(w.polled, path)
-	_ = w.events.Remove(path) // it may be gone with its directory
+	w.events.remove(path)
 }
 
 // remove forgets the parts of a directory that nobody refers to, or those that
@@ -225,9 +230,13 @@ func (w *watcher) remove(n *Node, parts []*hostDir) {
 		}
 		path := filepath.Join(part.layer.Dir, part.path())
 		w.mu.Lock()
-		if w.dirs[path] == n {
-			delete(w.dirs, path)
-			w.unwatch(path)
+		if nodes := w.dirs[path]; slices.Contains(nodes, n) {
+			if nodes = slices.DeleteFunc(nodes, func(other *Node) bool { return other == n }); len(nodes) > 0 {
+				w.dirs[path] = nodes
+			} else {
+				delete(w.dirs, path)
+				w.unwatch(path)
+			}
 		}
 		w.mu.Unlock()
 	}
@@ -236,7 +245,7 @@ func (w *watcher) remove(n *Node, parts []*hostDir) {
 func (w *watcher) close() {
 	w.poller.Stop()
 	w.again.Stop()
-	_ = w.events.Close()
+	w.events.close()
 	<-w.done
 }
 
@@ -266,32 +275,6 @@ func (w *watcher) later(note func(*batch)) {
 	select {
 	case w.wake <- struct{}{}:
 	default: // it will look anyway
-	}
-}
-
-// receive notes what happens and waits for nothing else: fsnotify can hold its
-// lock until it is heard, and who changes its watches wants that lock, with
-// locks of the tree.
-func (w *watcher) receive() {
-	defer close(w.ended)
-	const otherFile = fsnotify.Create | fsnotify.Remove | fsnotify.Rename
-	for {
-		select {
-		case e, ok := <-w.events.Events:
-			if !ok {
-				return
-			}
-			w.later(func(b *batch) { b.note(e.Name, e.Op&otherFile != 0) })
-		case err, ok := <-w.events.Errors:
-			if !ok {
-				return
-			}
-			if errors.Is(err, unix.EINVAL) {
-				continue // a watch that went with its directory, of which its parent tells
-			}
-			w.tree.log.Warn("watching the layers", "error", err)
-			w.later(func(b *batch) { b.overflow = true })
-		}
 	}
 }
 
@@ -387,10 +370,10 @@ func (w *watcher) sign(b *batch) bool {
 func (w *watcher) changed(b *batch, out *news) (whole bool) {
 	for dir, names := range b.names {
 		w.mu.Lock()
-		n := w.dirs[dir]
+		nodes := slices.Clone(w.dirs[dir])
 		for name, other := range names {
 			path := filepath.Join(dir, name)
-			if !other && w.dirs[path] == w.tree.root {
+			if !other && slices.Contains(w.dirs[path], w.tree.root) {
 				out.node(w.tree.root)
 			}
 			if other && w.moved[dir][name] {
@@ -399,14 +382,13 @@ func (w *watcher) changed(b *batch, out *news) (whole bool) {
 			}
 		}
 		w.mu.Unlock()
-		if n == nil {
-			continue
+		for _, n := range nodes {
+			all, err := w.tree.changed(n, names, out)
+			if err != nil {
+				w.tree.log.Warn("a layer changed and can't be read", "path", dir, "error", err)
+			}
+			whole = whole || all
 		}
-		all, err := w.tree.changed(n, names, out)
-		if err != nil {
-			w.tree.log.Warn("a layer changed and can't be read", "path", dir, "error", err)
-		}
-		whole = whole || all
 	}
 	return whole
 }

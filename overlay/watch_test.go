@@ -249,7 +249,7 @@ func TestLayersThatGoAreGivenBack(t *testing.T) {
 		}
 		tree.watch.mu.Lock()
 		defer tree.watch.mu.Unlock()
-		return fds, len(tree.watch.dirs) + len(tree.watch.moved), len(tree.watch.events.WatchList())
+		return fds, len(tree.watch.dirs) + len(tree.watch.moved), len(tree.watch.events.wds)
 	}
 	must(t, tree.Rename(at(t, tree, "usr"), "share", tree.Root(), "moved", 0))
 	var fds, dirs, watches int
