@@ -98,10 +98,7 @@ func mount(t *overlay.Tree, dir string, o *Options) (*Server, error) {
 	f.changes = &announcer{kernel: d}
 	f.nodes.memory.follow()
 	// Before anybody visits a directory, whose changes until then would be missed.
-	if err := t.Watch(f.changes); err != nil {
-		// Without it, a change of a layer is seen when the kernel forgets.
-		o.Logger.Warn("changes of the layers won't be seen at once", "error", err)
-	}
+	t.Watch(f.changes)
 	s := &Server{dir: dir, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)

@@ -3,6 +3,7 @@ package overlay
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
 	"slices"
 	"sync"
@@ -17,7 +18,8 @@ import (
 // has written to a file is done with it, which is all that is heard of writing to a
 // mapped one.
 type folderEvents struct {
-	file *os.File
+	file   *os.File // nil where there can be none
+	closed chan struct{}
 
 	mu    sync.Mutex
 	fd    int
@@ -33,15 +35,17 @@ const happenings = unix.IN_CREATE | unix.IN_DELETE | unix.IN_DELETE_SELF | unix.
 // otherFile are those after which a name may stand for another file.
 const otherFile = unix.IN_CREATE | unix.IN_DELETE | unix.IN_DELETE_SELF | unix.IN_MOVE | unix.IN_MOVE_SELF
 
-func newFolderEvents() (*folderEvents, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, os.NewSyscallError("inotify_init1", err)
+// newFolderEvents returns one that watches nothing, with the reason for add to
+// tell, when the system has none to give.
+func newFolderEvents() *folderEvents {
+	e := &folderEvents{closed: make(chan struct{}), wds: make(map[string]int), paths: make(map[int][]string)}
+	var err error
+	if e.fd, err = unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err != nil {
+		e.err = os.NewSyscallError("inotify_init1", err)
+	} else {
+		e.file = os.NewFile(uintptr(e.fd), "inotify")
 	}
-	return &folderEvents{
-		file: os.NewFile(uintptr(fd), "inotify"), fd: fd,
-		wds: make(map[string]int), paths: make(map[int][]string),
-	}, nil
+	return e
 }
 
 // add watches the folder that is at path now, and no longer one that was there before.
@@ -87,13 +91,23 @@ func (e *folderEvents) forget(path string) {
 // close ends read.
 func (e *folderEvents) close() {
 	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case errors.Is(e.err, os.ErrClosed):
+		return
+	case e.file != nil:
+		_ = e.file.Close()
+	}
 	e.err = os.ErrClosed
-	e.mu.Unlock()
-	_ = e.file.Close()
+	close(e.closed)
 }
 
 // read notes what happens, as [batch.note] has it, until close.
 func (e *folderEvents) read(later func(note func(*batch))) {
+	if e.file == nil {
+		<-e.closed
+		return
+	}
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := e.file.Read(buf)

@@ -1,6 +1,8 @@
 package overlay
 
 import (
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -29,8 +31,7 @@ func told(t *testing.T, e *folderEvents) func(path string) bool {
 
 // A folder may have several paths, and lose all but one.
 func TestWatchOfAFolderThatBecameAnother(t *testing.T) {
-	e, err := newFolderEvents()
-	must(t, err)
+	e := newFolderEvents()
 	happened := told(t, e)
 	dir := t.TempDir()
 	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
@@ -104,4 +105,31 @@ func TestFolderInTwoPlacesIsLive(t *testing.T) {
 	tree, _ := watched(t, p)
 	in(t, p, `echo 2 >t/usr/two`)
 	within(t, "both", func() bool { return has(tree, "usr/two")() && has(tree, "two")() })
+}
+
+// Where the system gives no inotify, what is done through the tree is announced all
+// the same, and the layers are looked at now and then.
+func TestLayersAreLiveWithoutInotify(t *testing.T) {
+	p := project(t, "user/sysconfig/etc/f f")
+	tree := open(t, p)
+	h := &heard{names: make(map[string]bool), nodes: make(map[*Node]bool), early: make(map[string]bool)}
+	tree.log = slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), h), nil))
+	n := at(t, tree, "etc/f")
+	var limit unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}))
+	tree.Watch(h)
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	if h.logged("max_user_instances") != 1 {
+		t.Error("nothing is said of it")
+	}
+	uid := uint32(7)
+	must(t, tree.Chown("etc/f", &uid, nil, false))
+	if !h.node(n) {
+		t.Error("another owner isn't announced")
+	}
+	save(t, filepath.Join(p.Root, "user/sysconfig/etc/new"), nil)
+	within(t, "new", func() bool { return h.name("new") && has(tree, "etc/new")() })
+	must(t, os.MkdirAll(filepath.Join(p.Root, "user/apps/a/opt"), 0o755))
+	within(t, "a new package", has(tree, "opt"))
 }

@@ -66,11 +66,8 @@ type watcher struct {
 // notify, until the tree is closed. Directories are watched from when they are
 // first visited; of what says which layers there are, changes since the tree was
 // opened count.
-func (t *Tree) Watch(notify Notifier) error {
-	events, err := newFolderEvents()
-	if err != nil {
-		return err
-	}
+func (t *Tree) Watch(notify Notifier) {
+	events := newFolderEvents()
 	w := &watcher{
 		tree: t, notify: notify, events: events,
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), done: make(chan struct{}),
@@ -95,7 +92,6 @@ func (t *Tree) Watch(notify Notifier) error {
 	w.visited(t.root)
 	t.mu.Unlock()
 	go w.run()
-	return nil
 }
 
 // watchLayers watches where layers come and go.
@@ -201,7 +197,11 @@ func (w *watcher) watchPath(path string) {
 	}
 	if !w.full {
 		w.full = true
-		w.tree.log.Warn("can't watch all layers; the rest is looked at now and then, for new and removed names only (raise fs.inotify.max_user_watches)",
+		limit := "max_user_watches"
+		if errors.Is(err, unix.EMFILE) {
+			limit = "max_user_instances"
+		}
+		w.tree.log.Warn("can't watch all layers; the rest is looked at now and then, for new and removed names only (raise fs.inotify."+limit+")",
 			"first", path, "error", err)
 	}
 	var st unix.Stat_t

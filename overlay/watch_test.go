@@ -71,7 +71,7 @@ func watched(t *testing.T, p *Project) (*Tree, *heard) {
 	tree := open(t, p)
 	h := &heard{names: make(map[string]bool), nodes: make(map[*Node]bool), early: make(map[string]bool)}
 	tree.log = slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), h), nil))
-	must(t, tree.Watch(h))
+	tree.Watch(h)
 	hold(t, tree, tree.Root())
 	return tree, h
 }
@@ -164,7 +164,7 @@ func TestLayersAreLiveFromWhenTheTreeWasOpened(t *testing.T) {
 			tree := open(t, p)
 			in(t, p, tc.script)
 			h := &heard{names: make(map[string]bool), nodes: make(map[*Node]bool), early: make(map[string]bool)}
-			must(t, tree.Watch(h))
+			tree.Watch(h)
 			within(t, "new is shown", shows(tree, "usr/new"))
 		})
 	}
