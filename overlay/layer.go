@@ -122,7 +122,17 @@ func numberLayers(layers []*Layer) {
 }
 
 // ino makes an inode number of one of the host's.
-func (l *Layer) ino(st *unix.Stat_t) uint64 { return l.inoBase ^ st.Ino }
+func (l *Layer) ino(st *unix.Stat_t) uint64 { return l.inoBase ^ l.hostIno(st) }
+
+// hostIno is the host's inode number, and another one where the layer has a
+// filesystem mounted in it, which has the same numbers for other files.
+func (l *Layer) hostIno(st *unix.Stat_t) uint64 {
+	if l.edit || st.Dev == l.rootID[0] {
+		return st.Ino
+	}
+	const spread = 0x9E3779B97F4A7C15 // 2^64 through the golden ratio
+	return st.Ino ^ st.Dev*spread>>(1+inoBits)<<inoBits
+}
 
 // attrs is what the host says of an entry, with the metadata that counts.
 type attrs struct {

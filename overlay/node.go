@@ -21,7 +21,7 @@ type Node struct {
 	fh atomic.Pointer[handle]
 
 	ino     uint64
-	hostIno uint64 // the key in Tree.links, when linked
+	hostIno uint64 // see Layer.hostIno; the key in Tree.links, when linked
 	typ     uint32 // S_IFMT bits
 	state   atomic.Uint32
 
@@ -310,7 +310,7 @@ func (t *Tree) makeNode(d *directory, name string, l *Layer, a *attrs) (*Node, e
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{typ: a.m.mode & unix.S_IFMT, hostIno: a.st.Ino, name: name, part: part}
+	n := &Node{typ: a.m.mode & unix.S_IFMT, hostIno: part.layer.hostIno(&a.st), name: name, part: part}
 	if part.layer == t.edits {
 		t.setInEdits(n)
 	}

@@ -162,7 +162,7 @@ func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
 	}
 	var a attrs
 	part, err := dir.dir.part(f.name, f.layer, &a)
-	if err != nil || a.st.Ino != n.hostIno || a.m.mode&unix.S_IFMT != n.typ {
+	if err != nil || part.layer.hostIno(&a.st) != n.hostIno || a.m.mode&unix.S_IFMT != n.typ {
 		return false, ignoreMissing(err)
 	}
 	t.put(n, place{part, f.name})
@@ -225,7 +225,7 @@ func (t *Tree) knowByOther(n *Node) bool {
 		}
 		var a attrs
 		part, err := d.part(at.name, e.layer, &a)
-		if err != nil || a.st.Ino != n.hostIno || a.m.mode&unix.S_IFMT != n.typ {
+		if err != nil || part.layer.hostIno(&a.st) != n.hostIno || a.m.mode&unix.S_IFMT != n.typ {
 			continue
 		}
 		t.adopt(at.dir, at.name, n)
@@ -249,7 +249,7 @@ func (t *Tree) linkedAs(dir *Node, name string, e *dirent) *Node {
 	if _, err := dir.dir.part(name, e.layer, &a); err != nil {
 		return nil
 	}
-	return t.links[linkKey{e.layer, a.st.Ino}]
+	return t.links[linkKey{e.layer, e.layer.hostIno(&a.st)}]
 }
 
 // changed takes in what happened to names of the host directory that n shows.
