@@ -17,6 +17,7 @@ type signs struct {
 	folders map[string]bool // the packages'
 	watch   map[string]bool // the folders to watch: those, and where places are
 
+	project *Project
 	apps    string   // one of lists
 	exclude []string // as in the manifest
 }
@@ -33,7 +34,7 @@ const (
 // signs finds the project's.
 func (p *Project) signs() *signs {
 	s := &signs{
-		places: make(map[string]signKind), lists: make(map[string]bool),
+		project: p, places: make(map[string]signKind), lists: make(map[string]bool),
 		folders: make(map[string]bool), watch: make(map[string]bool),
 		exclude: p.Manifest.Apps.Exclude,
 	}
@@ -55,9 +56,6 @@ func (p *Project) signs() *signs {
 	for _, dir := range p.LayerDirs() {
 		if end := s.place(dir, signArchive); end != "" && isOCILayout(end) {
 			s.place(filepath.Join(end, "index.json"), signFile)
-		}
-		for up := filepath.Dir(dir); up != p.Root && inside(up, p.Root); up = filepath.Dir(up) {
-			s.place(up, signName)
 		}
 	}
 	s.packages(p.AppsDir())
@@ -100,41 +98,66 @@ func (s *signs) list(dir string) string {
 // place adds a path and, if that is a link, what it leads to, which is returned;
 // "" where that can't be followed.
 func (s *signs) place(path string, kind signKind) string {
-	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if err != nil {
-		return ""
-	}
-	return s.in(dir, filepath.Base(path), kind)
+	links := 0
+	return s.follow("/", path, kind, &links)
 }
 
 // in is place for a name in a folder whose path goes through no link.
 func (s *signs) in(dir, name string, kind signKind) string {
-	for range maxLinks {
-		s.watch[dir] = true
-		path := filepath.Join(dir, name)
+	links := 0
+	return s.follow(dir, name, kind, &links)
+}
+
+// follow is place for a path from a folder on whose path goes through no link. What
+// it leads through counts as well, but for the folders that the project is in and
+// its own.
+func (s *signs) follow(dir, path string, kind signKind, links *int) string {
+	if filepath.IsAbs(path) {
+		dir = "/"
+	}
+	names := splitAll(path)
+	for i, name := range names {
+		last := i == len(names)-1
+		switch {
+		case name == "..":
+			dir = filepath.Dir(dir)
+			continue
+		case name == ".":
+			continue
+		}
+		at := filepath.Join(dir, name)
 		var st unix.Stat_t // most packages have none of what is looked for
-		missing := unix.Lstat(path, &st) != nil
-		if typ := st.Mode & unix.S_IFMT; missing || typ != unix.S_IFLNK {
-			if missing || typ != unix.S_IFREG {
-				kind = signName
-			}
-			s.places[path] = max(s.places[path], kind)
-			return path
+		missing := unix.Lstat(at, &st) != nil
+		typ := st.Mode & unix.S_IFMT
+		here := signName
+		if last && !missing && typ == unix.S_IFREG {
+			here = kind
 		}
-		s.places[path] = max(s.places[path], signName)
-		target, err := os.Readlink(path)
-		if err != nil {
-			return path
+		if last || !inside(s.project.Root, at) && !inside(at, s.project.StateDir()) {
+			s.watch[dir] = true
+			s.places[at] = max(s.places[at], here)
 		}
-		if !filepath.IsAbs(target) {
-			target = filepath.Join(dir, target)
+		switch {
+		case missing && last:
+			return at
+		case missing:
+			return ""
+		case typ != unix.S_IFLNK:
+			dir = at
+			continue
 		}
-		if dir, err = filepath.EvalSymlinks(filepath.Dir(target)); err != nil {
+		target, err := os.Readlink(at)
+		if *links++; err != nil || *links > maxLinks {
 			return ""
 		}
-		name = filepath.Base(target)
+		if last {
+			return s.follow(dir, target, kind, links)
+		}
+		if dir = s.follow(dir, target, signName, links); dir == "" {
+			return ""
+		}
 	}
-	return ""
+	return dir
 }
 
 // state is what the signs say: the names in lists, when those of packages changed,

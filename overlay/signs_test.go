@@ -132,6 +132,26 @@ func TestLayersThroughLinksAreLive(t *testing.T) {
 			`mv two pk/b`, "usr/two",
 		},
 		{
+			"a result leads through a link that is switched",
+			[]string{"../build/1/r/usr/one 1", "../build/2/r/usr/two 2", "../build/now ->1", "user/apps/r/result ->../../../../build/now/r"},
+			`cd ..; ln -s 2 build/next; mv -T build/next build/now`, "usr/two",
+		},
+		{
+			"a layer lies behind a link that is switched",
+			[]string{"../build/1/r/usr/one 1", "../build/2/r/usr/two 2", "../build/now ->1", `rootfs.toml [[layer]]|source = "../build/now/r"|`},
+			`cd ..; ln -s 2 build/next; mv -T build/next build/now`, "usr/two",
+		},
+		{
+			"a folder that a layer lies in is replaced",
+			[]string{"../build/r/usr/one 1", "../new/r/usr/two 2", `rootfs.toml [[layer]]|source = "../build/r"|`},
+			`cd ..; mv build old; mv new build`, "usr/two",
+		},
+		{
+			"a folder that a result leads through is built anew",
+			[]string{"build/r/usr/one 1", "user/apps/r/result ->../../../build/r"},
+			`rm -r build; sleep .2; mkdir -p new/r/usr; echo 2 >new/r/usr/two; mv new build`, "usr/two",
+		},
+		{
 			"a folder above the configuration is a link",
 			[]string{"u/sysconfig/usr/one 1", "two/usr/two 2", "user ->u"},
 			`mv u/sysconfig old; mv two u/sysconfig`, "usr/two",
