@@ -245,6 +245,14 @@ func (t *Tree) known(dir *Node, name string, l *Layer, a *attrs, exclusively boo
 	t.adopt(dir, name, n)
 	t.override(n, d.wordOn(n, name))
 	ent.node = n
+	if n.dir != nil && t.watch != nil {
+		t.watch.add(n)
+		// What it was before it was watched may not be so any more.
+		var now attrs
+		if n.dirAttrs(&now) == nil {
+			*a = now
+		}
+	}
 	return n, nil
 }
 

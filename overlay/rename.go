@@ -258,7 +258,7 @@ func (t *Tree) renamed(n, oldDir *Node, oldName string, newDir *Node, newName st
 	}
 	if n.dir != nil {
 		n.upper().parent, n.upper().name = newDir.upper(), newName
-		if t.watch != nil && n.dir.loaded {
+		if t.watch != nil {
 			t.watch.add(n)
 		}
 		return

@@ -34,6 +34,9 @@ func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *ne
 	t.restack(n, stack)
 	out.node(n)
 	if !d.loaded {
+		if t.watch != nil {
+			t.watch.add(n)
+		}
 		return nil
 	}
 	fresh, err := t.list(n, math.MaxInt)
@@ -238,18 +241,24 @@ func (t *Tree) knowByOther(n *Node) bool {
 }
 
 // linkedAs finds the node of a layer's file with several names, of which name
-// in dir is or was one without a node.
+// in dir is or was one without a node. e is nil for a name that dir hasn't, or when
+// it wasn't read yet.
 func (t *Tree) linkedAs(dir *Node, name string, e *dirent) *Node {
 	t.linkMu.Lock()
 	defer t.linkMu.Unlock()
-	if n := t.names.in[dir][name]; n != nil || e == nil || len(t.links) == 0 {
+	if n := t.names.in[dir][name]; n != nil || len(t.links) == 0 {
 		return n
 	}
-	var a attrs
-	if _, err := dir.dir.part(name, e.layer, &a); err != nil {
-		return nil
+	for _, part := range dir.dir.stack {
+		if e != nil && part.layer != e.layer || e == nil && dir.dir.loaded {
+			continue
+		}
+		var a attrs
+		if ok, err := part.look(name, &a); err == nil && ok {
+			return t.links[linkKey{part.layer, part.layer.hostIno(&a.st)}]
+		}
 	}
-	return t.links[linkKey{e.layer, e.layer.hostIno(&a.st)}]
+	return nil
 }
 
 // changed takes in what happened to names of the host directory that n shows.
@@ -258,7 +267,7 @@ func (t *Tree) linkedAs(dir *Node, name string, e *dirent) *Node {
 func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n.is(dead) || !n.dir.loaded {
+	if n.is(dead) {
 		return false, nil
 	}
 	moved := make(map[string]bool)

@@ -293,3 +293,28 @@ func TestMovedDirectoryKeepsItsLayerFromAfar(t *testing.T) {
 		}
 	}
 }
+
+// A listing tells of directories what they are before anybody enters them.
+func TestDirectoriesAreLiveBeforeTheyAreRead(t *testing.T) {
+	p := project(t, "user/sysconfig/d/e/x x", "user/sysconfig/d/file f")
+	in(t, p, `cd user/sysconfig/d; ln file e/link`)
+	tree := open(t, p)
+	h := &heard{names: make(map[string]bool), nodes: make(map[*Node]bool), early: make(map[string]bool)}
+	tree.Watch(h)
+	dir, file := at(t, tree, "d/e"), at(t, tree, "d/file")
+	in(t, p, `echo >user/sysconfig/d/e/new`)
+	within(t, "another time of the directory", func() bool { return h.node(dir) })
+	if dir.dir.loaded {
+		t.Fatal("the directory was read")
+	}
+	h.forget()
+	in(t, p, `echo new >user/sysconfig/d/e/link`)
+	within(t, "written by a name in it", func() bool { return h.node(file) })
+	h.forget()
+	in(t, p, `cd user/sysconfig/d; mv e old; mkdir e; sleep .1; echo >e/another`)
+	within(t, "the one in its place", has(tree, "d/e/another"))
+	dir = at(t, tree, "d/e")
+	h.forget()
+	in(t, p, `chmod 700 user/sysconfig/d/e`)
+	within(t, "another mode", func() bool { return h.node(dir) })
+}

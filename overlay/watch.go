@@ -34,7 +34,7 @@ const pollEvery = 150 * time.Millisecond
 // mostPatient is how long layers that can't be shown are left alone at most.
 const mostPatient = 4 * time.Second
 
-// watcher follows the plain layers' directories that have been visited.
+// watcher follows the plain layers' directories that have been looked up.
 type watcher struct {
 	tree   *Tree
 	notify Notifier
@@ -64,7 +64,7 @@ type watcher struct {
 
 // Watch has changes of the layers taken in as they happen and announced to
 // notify, until the tree is closed. Directories are watched from when they are
-// first visited; of what says which layers there are, changes since the tree was
+// first looked up; of what says which layers there are, changes since the tree was
 // opened count.
 func (t *Tree) Watch(notify Notifier) {
 	events := newFolderEvents()
@@ -112,11 +112,8 @@ func (w *watcher) watchLayers() {
 	}
 }
 
-// visited watches what was visited before.
+// visited watches what was looked up before.
 func (w *watcher) visited(n *Node) {
-	if !n.dir.loaded {
-		return
-	}
 	w.add(n)
 	for i := range n.dir.ents {
 		if child := n.dir.ents[i].node; child != nil && child.dir != nil {
