@@ -633,6 +633,47 @@ func TestWatchSeesWhatIsAnInput(t *testing.T) {
 	}
 }
 
+func TestWatchFollowsFoldersThatChangePlaces(t *testing.T) {
+	b := lay(t, map[string]string{"p": `command = "cat a/in/src b/in/src >$DESTDIR/x"`})
+	b.write("user/apps/p/a/in/src", "a")
+	b.write("user/apps/p/b/in/src", "b")
+	sees := b.watching()
+	sees("at first", "p/x", "ab")
+	for _, move := range [][2]string{{"a", "c"}, {"b", "a"}, {"c", "b"}} {
+		if err := os.Rename(filepath.Join(b.root, "user/apps/p", move[0]), filepath.Join(b.root, "user/apps/p", move[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sees("swapped", "p/x", "ba")
+	b.write("user/apps/p/a/in/src", "1")
+	sees("written to the first", "p/x", "1a")
+	b.write("user/apps/p/b/in/src", "2")
+	sees("written to the second", "p/x", "12")
+}
+
+// What a package's folder holds may be out of reach: another's files, or a path that
+// is too long.
+func TestWatchGoesOnBesideAFolderThatCantBeRead(t *testing.T) {
+	b := lay(t, map[string]string{"bad": `command = "echo >$DESTDIR/x"`, "p": `command = "cat src >$DESTDIR/x"`})
+	b.options.KeepGoing = true
+	b.write("user/apps/p/src", "0")
+	at, err := unix.Open(filepath.Join(b.root, "user/apps/bad"), unix.O_DIRECTORY, 0)
+	for long := strings.Repeat("d", 250); err == nil && len(long) > 200; long = long[2:] {
+		err = unix.Mkdirat(at, long, 0o755)
+		if up := at; err == nil {
+			at, err = unix.Openat(up, long, unix.O_DIRECTORY, 0)
+			err = errors.Join(err, unix.Close(up))
+		}
+	}
+	if err = errors.Join(err, unix.Close(at)); err != nil {
+		t.Fatal(err)
+	}
+	sees := b.watching()
+	sees("at first", "p/x", "0")
+	b.write("user/apps/p/src", "1")
+	sees("then", "p/x", "1")
+}
+
 // A log that grows all the time, beside the packages, holds up no build.
 func TestWatchWhereSomethingAlwaysChanges(t *testing.T) {
 	b := lay(t, map[string]string{"p": `command = "cat src >$DESTDIR/x"`})

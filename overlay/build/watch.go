@@ -32,7 +32,7 @@ func Watch(ctx context.Context, p *overlay.Project, o Options, report func([]Res
 	if err != nil {
 		return err
 	}
-	defer events.Close() //nolint:errcheck // nothing was written
+	defer func() { _ = events.Close() }()
 	o.failures = &failures{keys: make(map[string]string), errs: make(map[string]error)}
 	disturbed := false
 	for {
@@ -41,9 +41,13 @@ func Watch(ctx context.Context, p *overlay.Project, o Options, report func([]Res
 		if err == nil && now.Root == p.Root {
 			p = now
 		}
-		if err := follow(events, p); err != nil {
-			return err
+		// With a new watcher: fsnotify loses a folder that has taken another's place.
+		next, followErr := follow(p)
+		if followErr != nil {
+			return followErr
 		}
+		_ = events.Close()
+		events = next
 		var results []Result
 		if err == nil {
 			results, err = Run(ctx, p, o)
@@ -115,9 +119,8 @@ func awaitChange(ctx context.Context, events *fsnotify.Watcher) error {
 	}
 }
 
-// follow watches where a project's recipes and their inputs are. What is
-// watched already stays so.
-func follow(events *fsnotify.Watcher, p *overlay.Project) error {
+// follow watches where a project's recipes and their inputs are.
+func follow(p *overlay.Project) (*fsnotify.Watcher, error) {
 	dirs := []string{p.Root}
 	if p.Manifest.File != "" {
 		dirs = append(dirs, filepath.Dir(p.Manifest.File))
@@ -126,59 +129,45 @@ func follow(events *fsnotify.Watcher, p *overlay.Project) error {
 	dirs = append(dirs, filepath.Dir(apps), apps)
 	pkgs, err := os.ReadDir(apps) // with recipes and without: one may come
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, err
 	}
 	for _, pkg := range pkgs {
-		more, err := sourceDirs(p, filepath.Join(apps, pkg.Name()))
-		if err != nil {
-			return err
-		}
-		dirs = append(dirs, more...)
+		dirs = append(dirs, sourceDirs(p, filepath.Join(apps, pkg.Name()))...)
 	}
-	more, err := neededDirs(p)
-	if err != nil {
-		return err
-	}
-	dirs = append(dirs, more...)
+	dirs = append(dirs, neededDirs(p)...)
 	if p.IsCheckout() {
-		more, err := checkoutDirs(p)
-		if err != nil {
-			return err
-		}
-		dirs = append(dirs, more...)
+		dirs = append(dirs, checkoutDirs(p)...)
+	}
+	events, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, err
 	}
 	for _, dir := range dirs {
-		err := events.Add(dir)
-		if errors.Is(err, unix.ENOSPC) {
-			return fmt.Errorf("%s: can't be watched: raise fs.inotify.max_user_watches (sysctl)", dir)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		// What is gone or can't be read, the build tells of.
+		if err := events.Add(dir); errors.Is(err, unix.ENOSPC) {
+			return nil, errors.Join(fmt.Errorf("%s: can't be watched: raise fs.inotify.max_user_watches (sysctl)", dir), events.Close())
 		}
 	}
-	return nil
+	return events, nil
 }
 
 // sourceDirs lists the directories that may hold a package's inputs.
-func sourceDirs(p *overlay.Project, pkg string) ([]string, error) {
+func sourceDirs(p *overlay.Project, pkg string) []string {
 	folder, err := filepath.EvalSymlinks(pkg)
 	if err != nil {
-		return nil, nil //nolint:nilerr // what is wrong with it, its build tells
+		return nil // what is wrong with it, its build tells
 	}
 	recipe, err := overlay.ReadRecipe(filepath.Join(folder, overlay.RecipeName))
 	if err != nil {
-		return []string{folder}, nil //nolint:nilerr // no recipe, or one to be mended
+		return []string{folder} // no recipe, or one to be mended
 	}
 	return inputDirs(p, filepath.Base(pkg), folder, recipe.Ignore)
 }
 
 // neededDirs lists the directories of packages that aren't built here, but that
 // recipes depend on.
-func neededDirs(p *overlay.Project) (dirs []string, err error) {
-	pkgs, err := p.Packages()
-	if err != nil {
-		return nil, nil //nolint:nilerr // what is wrong, the build tells
-	}
+func neededDirs(p *overlay.Project) (dirs []string) {
+	pkgs, _ := p.Packages() // what is wrong, the build tells
 	needed := make(map[string]bool)
 	for _, pk := range pkgs {
 		if pk.Recipe != nil {
@@ -192,49 +181,35 @@ func neededDirs(p *overlay.Project) (dirs []string, err error) {
 		if err != nil || pk.Recipe != nil || !needed[pk.Name] {
 			continue
 		}
-		more, err := inputDirs(p, pk.Name, folder, nil)
-		if err != nil {
-			return nil, err
-		}
-		dirs = append(dirs, more...)
+		dirs = append(dirs, inputDirs(p, pk.Name, folder, nil)...)
 	}
-	return dirs, nil
+	return dirs
 }
 
 // checkoutDirs lists those of a DragonOS checkout, and where it says what the
 // packages are.
-func checkoutDirs(p *overlay.Project) ([]string, error) {
+func checkoutDirs(p *overlay.Project) []string {
 	dirs := p.CheckoutDirs()
-	pkgs, err := p.Packages()
-	if err != nil {
-		return dirs, nil //nolint:nilerr // what is wrong, the build tells
-	}
+	pkgs, _ := p.Packages() // what is wrong, the build tells
 	for _, pk := range pkgs {
 		folder, err := filepath.EvalSymlinks(pk.Path)
 		if err != nil || pk.Recipe.Source != nil {
 			continue // to be fetched, or to be mended
 		}
-		more, err := inputDirs(p, pk.Name, folder, pk.Recipe.Ignore)
-		if err != nil {
-			return nil, err
-		}
-		dirs = append(dirs, more...)
+		dirs = append(dirs, inputDirs(p, pk.Name, folder, pk.Recipe.Ignore)...)
 	}
-	return dirs, nil
+	return dirs
 }
 
 // inputDirs lists a package's folder and those in it that aren't the build's.
-func inputDirs(p *overlay.Project, name, folder string, ignore []string) ([]string, error) {
+func inputDirs(p *overlay.Project, name, folder string, ignore []string) []string {
 	rec := readRecord(recordFile(p, name))
-	l, err := list(folder, ignored(ignore), rec.Products.Dirs)
-	if err != nil {
-		return nil, err
-	}
+	l, _ := list(folder, ignored(ignore), rec.Products.Dirs) // what can't be read, the build tells of
 	dirs := []string{folder}
 	for dir := range l.dirs {
 		if !rec.Products.Dirs[dir] {
 			dirs = append(dirs, filepath.Join(folder, dir))
 		}
 	}
-	return dirs, nil
+	return dirs
 }
