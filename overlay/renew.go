@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 
@@ -25,7 +26,8 @@ func (w *news) node(n *Node)                { w.nodes = append(w.nodes, n) }
 
 // renew reads the directory n again, which now has the given stack. touched
 // are the names that may stand for something else than before; nil for all,
-// and then for all below them. t.mu is held exclusively.
+// and then for all below them. What can't be read stays as it was, and the rest is
+// renewed. t.mu is held exclusively.
 func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *news) error {
 	d := n.dir
 	if len(stack) > 0 && n.upper().layer == t.edits && stack[0].layer == t.edits {
@@ -48,6 +50,7 @@ func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *ne
 			return err
 		}
 	}
+	var bad []error
 	seen := make(map[string]bool, len(fresh))
 	for i := range fresh {
 		f := &fresh[i]
@@ -64,7 +67,7 @@ func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *ne
 			continue
 		}
 		if err := t.renewEntry(n, e, f, out); err != nil {
-			return err
+			bad = append(bad, err)
 		}
 	}
 	for i := range d.ents {
@@ -74,7 +77,7 @@ func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *ne
 			t.detach(e, out)
 		}
 	}
-	return nil
+	return errors.Join(bad...)
 }
 
 // restack gives the directory n another stack, and back what was kept for the
@@ -351,7 +354,7 @@ func (t *Tree) mayBeMoved(dir *Node, name string) bool {
 }
 
 // relayer takes in that packages, other layers or the manifest came, went or
-// changed. On an error the tree stays as it was.
+// changed. Where the layers themselves can't be had, the tree stays as it was.
 func (t *Tree) relayer(out *news) error {
 	p, err := t.project.reread()
 	if err != nil {
@@ -387,12 +390,10 @@ func (t *Tree) relayer(out *news) error {
 		l.rank = i
 	}
 	numberLayers(t.layers)
-	if err := t.relink(out); err != nil {
-		return err
-	}
+	err = t.relink(out)
 	closeLayers(was, layers)
 	t.letGo(p.passing(layers))
-	return nil
+	return err
 }
 
 // renewAll takes in whatever changed in the layers that the tree has.

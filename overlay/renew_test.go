@@ -1,8 +1,11 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -317,4 +320,25 @@ func TestDirectoriesAreLiveBeforeTheyAreRead(t *testing.T) {
 	h.forget()
 	in(t, p, `chmod 700 user/sysconfig/d/e`)
 	within(t, "another mode", func() bool { return h.node(dir) })
+}
+
+// What can't be read keeps nothing else from being seen.
+func TestLayersAreLiveBesideADirectoryThatCantBeRead(t *testing.T) {
+	p := project(t, "user/sysconfig/a/x x", "user/sysconfig/b/x x", "user/sysconfig/c/x x")
+	tree := open(t, p)
+	hold(t, tree, tree.Root())
+	must(t, os.Chmod(filepath.Join(p.Root, "user/sysconfig/b"), 0))
+	save(t, filepath.Join(p.Root, "user/sysconfig/c/new"), nil)
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and this thread ends with the goroutine
+		must(t, unix.Setfsuid(65534))
+		done <- tree.renewAll(new(news))
+	}()
+	if err := <-done; !errors.Is(err, unix.EACCES) {
+		t.Skipf("SKIPPED, needs another user: %v", err)
+	}
+	if !has(tree, "c/new")() {
+		t.Error("what is behind it isn't seen")
+	}
 }
