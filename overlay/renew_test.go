@@ -269,6 +269,42 @@ func TestMovedDirectoryKeepsItsLayer(t *testing.T) {
 	}
 }
 
+func TestMovedDirectoryKeepsItsLayerWhenItsNameIsInUse(t *testing.T) {
+	for _, use := range []struct {
+		name string
+		make func(tree *Tree, share *Node) error
+	}{
+		{"a directory", func(tree *Tree, share *Node) error {
+			_, err := tree.Mkdir(share, "sub", 0o755, Owner{}, nil)
+			return err
+		}},
+		{"another moved one", func(tree *Tree, share *Node) error {
+			return tree.Rename(share, "other", share, "sub", 0)
+		}},
+		{"a file", func(tree *Tree, share *Node) error {
+			_, err := tree.Create(share, "sub", 0o644, Owner{}, nil)
+			return err
+		}},
+	} {
+		t.Run(use.name, func(t *testing.T) {
+			p := project(t, "user/sysconfig/share/sub/x x", "user/sysconfig/share/other/o o")
+			tree, _ := watched(t, p)
+			share := at(t, tree, "share")
+			must(t, tree.Rename(share, "sub", share, "moved", 0))
+			must(t, use.make(tree, share))
+			in(t, p, `cd user/sysconfig/share; mv sub old; mkdir new; echo y >new/y; mv new sub`)
+			within(t, "replaced", func() bool { return has(tree, "share/moved/y")() && !has(tree, "share/moved/x")() })
+			in(t, p, `rm -r user/sysconfig/share/sub`)
+			within(t, "gone", func() bool { return !has(tree, "share/moved/y")() })
+			in(t, p, `cd user/sysconfig/share; mkdir new; echo z >new/z; mv new sub`)
+			within(t, "back", has(tree, "share/moved/z"))
+			if has(tree, "share/sub/z")() {
+				t.Error("it is also where its name is in use")
+			}
+		})
+	}
+}
+
 // Also when what leads there changes, and when nobody has looked there.
 func TestMovedDirectoryKeepsItsLayerFromAfar(t *testing.T) {
 	for _, seen := range []bool{false, true} {

@@ -138,7 +138,7 @@ func (w *watcher) add(n *Node) {
 			w.dirs[path] = append(w.dirs[path], n)
 		}
 		w.watchPath(path)
-		if n.parent != nil && !slices.Contains(n.parent.dir.stack, part.parent) {
+		if n.parent != nil && (part.name != n.name || !slices.Contains(n.parent.dir.stack, part.parent)) {
 			w.addMoved(path, part.layer.Dir)
 		}
 		w.mu.Unlock()

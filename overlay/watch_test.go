@@ -345,9 +345,8 @@ func TestVanishedLayerTakesItsFilesOnly(t *testing.T) {
 	}
 }
 
-// Directories that move away and vanish at once, while others are listed:
-// fsnotify then waits, with its lock held, for somebody to hear that a watch
-// was gone already.
+// Directories that move away and vanish at once, while others are listed: their
+// watches go while they are taken away.
 func TestWatchingNeverStopsTheTree(t *testing.T) {
 	p := project(t, "user/sysconfig/etc/file f")
 	tree, _ := watched(t, p)
