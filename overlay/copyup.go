@@ -237,10 +237,10 @@ func (t *Tree) thaw(n *Node) bool {
 	if n.part == nil || n.part.layer != t.edits || t.inEdits(n) {
 		return false
 	}
-	t.setInEdits(n)
 	if h := n.fh.Swap(nil); h != nil { // it may be open to read only
 		t.files.retire(h)
 	}
+	t.setInEdits(n) // last: who sees it writes
 	return true
 }
 
@@ -350,7 +350,6 @@ func (t *Tree) rehome(n *Node, at place, st *unix.Stat_t, fd int) {
 	t.files.install(h, fd)
 	if at.dir == nil {
 		t.files.pin(h)
-		n.set(orphan)
 	}
 	t.files.put(h)
 	t.linkMu.Lock()
@@ -360,11 +359,7 @@ func (t *Tree) rehome(n *Node, at place, st *unix.Stat_t, fd int) {
 		n.unset(linked)
 	}
 	t.put(n, at)
-	if at.dir != nil {
-		n.unset(orphan)
-	}
 	n.hostIno = st.Ino
-	t.setInEdits(n)
 	if at.dir != nil && st.Nlink > 1 {
 		t.links[n.linkKey()] = n
 		n.set(linked)
@@ -373,6 +368,13 @@ func (t *Tree) rehome(n *Node, at place, st *unix.Stat_t, fd int) {
 	if old := n.fh.Swap(h); old != nil {
 		t.files.retire(old)
 	}
+	// Last: who sees it, without a lock, writes to what n has open.
+	if at.dir == nil {
+		n.set(orphan)
+	} else {
+		n.unset(orphan)
+	}
+	t.setInEdits(n)
 }
 
 // copyFile copies the first size bytes of src into the empty dst, all for a

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -65,6 +66,44 @@ func TestCopyUpCopiesOnceAndNoMoreThanNeeded(t *testing.T) {
 			}
 			want = 0
 		}
+	}
+}
+
+// Who writes while another's write copies the file up waits for the copy, also
+// at the moment in which the file moves to it.
+func TestWriteWhileAFileMovesToItsCopy(t *testing.T) {
+	tree := open(t, editProject(t))
+	etc := at(t, tree, "etc")
+	n := at(t, tree, "etc/conf")
+	must(t, tree.Unlink(etc, "conf")) // it is open
+	_, err := tree.Read(n, make([]byte, 4), 0)
+	must(t, err)
+	done := make(chan error)
+	write := func(text string) {
+		_, err := tree.Write(n, []byte(text), 0)
+		done <- err
+	}
+	tree.linkMu.Lock() // which the move needs
+	go write("first")
+	held := 0
+	within(t, "it moves", func() bool {
+		if held++; tree.mu.TryRLock() {
+			tree.mu.RUnlock()
+			held = 0
+		}
+		return held == 5
+	})
+	go write("then!")
+	time.Sleep(10 * time.Millisecond)
+	tree.linkMu.Unlock()
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	var e Entry
+	if must(t, tree.Stat(n, &e)); e.Size != 5 || e.Mode&unix.S_IFMT != unix.S_IFREG {
+		t.Errorf("%d bytes", e.Size)
 	}
 }
 
