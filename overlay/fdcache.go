@@ -86,10 +86,16 @@ func (c *fdCache) unbare(h *handle) {
 	c.mu.Unlock()
 }
 
-// pin keeps h's open descriptor whatever the pressure, until retire.
+// pin keeps h's open descriptor whatever the pressure, until unpin or retire.
 func (c *fdCache) pin(h *handle) {
 	c.mu.Lock()
 	h.pinned = true
+	c.mu.Unlock()
+}
+
+func (c *fdCache) unpin(h *handle) {
+	c.mu.Lock()
+	h.pinned = false
 	c.mu.Unlock()
 }
 

@@ -49,6 +49,7 @@ func (t *Tree) Link(n, dir *Node, name string) error {
 	// It has a name in these edits, and is theirs as long as they are written.
 	n.unset(dead | tmpfile | orphan)
 	t.setInEdits(n)
+	t.loosen(n)
 	dir.dir.insert(e)
 	return nil
 }

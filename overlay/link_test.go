@@ -177,3 +177,49 @@ func TestCopyInTheIndexOutlivesNewLayers(t *testing.T) {
 	must(t, err)
 	expect(t, tree, `etc 40755 0:0`, `etc/a 100644 0:0 "more"`, `etc/b 100644 0:0 "more"`)
 }
+
+// A file that has a name needs no descriptor, whatever others it has lost.
+func TestFilesWithNamesAreNotKeptOpen(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		do   func(tree *Tree, etc *Node, i int) error
+	}{
+		{"unlinked by one of two names", func(tree *Tree, etc *Node, i int) error {
+			return tree.Unlink(etc, fmt.Sprint("b", i))
+		}},
+		{"unlinked by the name that it is known by", func(tree *Tree, etc *Node, i int) error {
+			if err := tree.Unlink(etc, fmt.Sprint("a", i)); err != nil {
+				return err
+			}
+			_, err := tree.Lookup(etc, fmt.Sprint("b", i), nil)
+			return err
+		}},
+		{"replaced by one of two names", func(tree *Tree, etc *Node, i int) error {
+			if _, err := tree.Create(etc, "c", 0o644, Owner{}, nil); err != nil {
+				return err
+			}
+			return tree.Rename(etc, "c", etc, fmt.Sprint("b", i), 0)
+		}},
+		{"made without a name", func(tree *Tree, etc *Node, i int) error {
+			n, err := tree.Tmpfile(etc, 0o644, Owner{}, nil)
+			if err != nil {
+				return err
+			}
+			return tree.Link(n, etc, fmt.Sprint("c", i))
+		}},
+	} {
+		tree := open(t, editProject(t))
+		etc := at(t, tree, "etc")
+		const most = 4
+		tree.files.max = most
+		for i := range 10 * most {
+			n, err := tree.Create(etc, fmt.Sprint("a", i), 0o644, Owner{}, nil)
+			must(t, err)
+			must(t, tree.Link(n, etc, fmt.Sprint("b", i)))
+			must(t, tc.do(tree, etc, i))
+		}
+		if tree.files.open > most+1 {
+			t.Errorf("%s: %d files are open", tc.name, tree.files.open)
+		}
+	}
+}

@@ -288,6 +288,7 @@ func (t *Tree) knownLink(dir *Node, name string, n *Node, exclusively bool) (*No
 		if old.part == nil { // its other name was removed
 			t.put(old, n.at())
 			old.unset(orphan)
+			t.loosen(old)
 			if n.part.layer == t.edits {
 				t.setInEdits(old)
 			}

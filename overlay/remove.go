@@ -54,6 +54,7 @@ func (t *Tree) unlinkFile(n, dir *Node, name string) error {
 	if err := t.keepContent(n); err != nil {
 		return err
 	}
+	defer t.loosen(n)
 	if err := t.dirUp(dir); err != nil {
 		return err
 	}
@@ -115,6 +116,14 @@ func (t *Tree) keepContent(n *Node) error {
 	t.files.pin(h)
 	t.files.put(h)
 	return nil
+}
+
+// loosen lets others have the place of n's descriptor, if the host has a name by
+// which n can be opened again. t.mu is held exclusively.
+func (t *Tree) loosen(n *Node) {
+	if h := n.fh.Load(); h != nil && n.part != nil && !n.is(dead) {
+		t.files.unpin(h)
+	}
 }
 
 // unlinkHost takes name out of the edits part of dir, and leaves a whiteout

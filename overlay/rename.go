@@ -222,6 +222,7 @@ func (r *renaming) move() error {
 			err = r.clearDst()
 		} else if last, err = t.lastName(r.dst); err == nil {
 			err = t.keepContent(r.dst)
+			defer t.loosen(r.dst)
 		}
 		if err != nil {
 			return err
