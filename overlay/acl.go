@@ -107,16 +107,16 @@ func (t *Tree) setACL(n *Node, host string, value []byte, flags int) error {
 		perm = perm<<3 | uint32(e.perm)
 	}
 	return t.change(n, func(fd int) error {
-		if extended {
-			err = unix.Fsetxattr(fd, host, value, flags)
-		} else if err = unix.Fremovexattr(fd, host); errors.Is(err, unix.ENODATA) {
-			err = nil
-		}
-		if err != nil {
+		return editMetaAnd(fd, n.typ, func(m *meta) { m.mode = m.mode&^0o777 | perm }, func() error {
+			if extended {
+				return unix.Fsetxattr(fd, host, value, flags)
+			}
+			err := unix.Fremovexattr(fd, host)
+			if errors.Is(err, unix.ENODATA) {
+				return nil
+			}
 			return err
-		}
-		_, err = editMeta(fd, n.typ, func(m *meta) { m.mode = m.mode&^0o777 | perm })
-		return err
+		})
 	})
 }
 

@@ -56,6 +56,31 @@ func TestACLAgreesWithTheMode(t *testing.T) {
 	}
 }
 
+// A list and the permission bits change both or not at all, also where the host has
+// room for one of them.
+func TestACLWithoutRoomForTheMode(t *testing.T) {
+	tree := open(t, editProject(t))
+	etc := at(t, tree, "etc")
+	list := acl(t, "u::r--,u:7:rwx,g::r--,m::rwx,o::r--")
+	for size := 4096; size > 3500; size -= 4 {
+		n, err := tree.Create(etc, fmt.Sprint(size), 0o644, Owner{}, nil)
+		must(t, err)
+		must(t, tree.SetXattr(n, "user.small", make([]byte, 50), 0)) // ext4 has it in the inode
+		if tree.SetXattr(n, "user.large", make([]byte, size), 0) != nil {
+			continue // the host holds less
+		}
+		if tree.SetXattr(n, xattrACLAccess, list, 0) == nil {
+			return
+		}
+		if _, err := tree.GetXattr(n, xattrACLAccess); !errors.Is(err, unix.ENODATA) {
+			t.Errorf("beside %d bytes: it failed, and the list is there: %v", size, err)
+		}
+		if mode := modeOf(t, tree, "etc/"+fmt.Sprint(size)); mode != unix.S_IFREG|0o644 {
+			t.Errorf("beside %d bytes: it failed, and the mode is %o", size, mode)
+		}
+	}
+}
+
 // A directory's default list grants what the umask would take, and passes on.
 func TestDefaultACLIsInherited(t *testing.T) {
 	tree := open(t, editProject(t))

@@ -116,21 +116,17 @@ func (c *Change) edit(m *meta) {
 // setMeta changes owner and permissions.
 func (t *Tree) setMeta(n *Node, c *Change) error {
 	return t.change(n, func(fd int) error {
-		was, err := editMeta(fd, n.typ, c.edit)
-		if err != nil {
-			return err
-		}
-		if c.Mode != nil {
-			err = chmodACL(fd, *c.Mode)
-		}
-		if err == nil && (c.UID != nil || c.GID != nil) && n.typ == unix.S_IFREG {
-			err = dropCapability(fd)
-		}
-		if err != nil {
-			_, back := editMeta(fd, n.typ, func(m *meta) { *m = was })
-			return errors.Join(err, back)
-		}
-		return nil
+		return editMetaAnd(fd, n.typ, c.edit, func() error {
+			if c.Mode != nil {
+				if err := chmodACL(fd, *c.Mode); err != nil {
+					return err
+				}
+			}
+			if (c.UID != nil || c.GID != nil) && n.typ == unix.S_IFREG {
+				return dropCapability(fd)
+			}
+			return nil
+		})
 	})
 }
 
@@ -180,6 +176,19 @@ func editMeta(fd int, typ uint32, edit func(*meta)) (was meta, err error) {
 	was = m
 	edit(&m)
 	return was, recordFd(fd, m, st.Mode)
+}
+
+// editMetaAnd is editMeta, which is taken back when what belongs to it fails.
+func editMetaAnd(fd int, typ uint32, edit func(*meta), also func() error) error {
+	was, err := editMeta(fd, typ, edit)
+	if err != nil {
+		return err
+	}
+	if err := also(); err != nil {
+		_, back := editMeta(fd, typ, func(m *meta) { *m = was })
+		return errors.Join(err, back)
+	}
+	return nil
 }
 
 // change applies do to the host entry of n in the edits, copied up first.
