@@ -83,7 +83,7 @@ func (t *Tree) make(dir *Node, name string, mode uint32, rdev uint64, o Owner, t
 		n.dir = &directory{stack: []*hostDir{{layer: t.edits, parent: up, name: name}}, loaded: true, edits: t.edits}
 	} else {
 		n.part = up
-		t.keepOpen(n, fd, lists == nil)
+		t.keepOpen(n, fd, &handle{bare: lists == nil})
 	}
 	t.adopt(dir, name, n)
 	dir.dir.insert(dirent{name: name, node: n, layer: t.edits, typ: uint8(n.typ >> 12)})
@@ -93,10 +93,8 @@ func (t *Tree) make(dir *Node, name string, mode uint32, rdev uint64, o Owner, t
 	return n, nil
 }
 
-// keepOpen takes the new file's descriptor over; bare says that it has no
-// attribute that is shown.
-func (t *Tree) keepOpen(n *Node, fd int, bare bool) {
-	h := &handle{bare: bare}
+// keepOpen takes the new file's descriptor over, with a handle that is new, too.
+func (t *Tree) keepOpen(n *Node, fd int, h *handle) {
 	n.fh.Store(h)
 	t.files.install(h, fd)
 	t.files.put(h)
@@ -319,8 +317,7 @@ func (t *Tree) Tmpfile(dir *Node, mode uint32, o Owner, e *Entry) (*Node, error)
 	n := &Node{typ: unix.S_IFREG, hostIno: a.st.Ino, ino: t.edits.ino(&a.st)}
 	n.set(orphan | dead | tmpfile)
 	n.refs.Store(1)
-	t.keepOpen(n, fd, lists == nil)
-	t.files.pin(n.fh.Load())
+	t.keepOpen(n, fd, &handle{bare: lists == nil, pinned: true})
 	if e != nil {
 		n.fill(e, &a)
 	}
