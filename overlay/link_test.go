@@ -178,6 +178,21 @@ func TestCopyInTheIndexOutlivesNewLayers(t *testing.T) {
 	expect(t, tree, `etc 40755 0:0`, `etc/a 100644 0:0 "more"`, `etc/b 100644 0:0 "more"`)
 }
 
+// The name of such a copy may become a directory's.
+func TestCopyInTheIndexLosesItsNameToADirectory(t *testing.T) {
+	p := project(t, "user/sysconfig/etc/a text")
+	in(t, p, `ln user/sysconfig/etc/a user/sysconfig/etc/b`)
+	tree := open(t, p)
+	_, err := tree.Write(at(t, tree, "etc/a"), []byte("TEXT"), 0)
+	must(t, err)
+	must(t, tree.Close())
+	tree = open(t, p)
+	at(t, tree, "etc/b")
+	in(t, p, `cd user/sysconfig/etc; rm b; mkdir b; echo new >b/file`)
+	must(t, tree.relayer(new(news)))
+	expect(t, tree, `etc 40755 0:0`, `etc/a 100644 0:0 "TEXT"`, `etc/b 40755 0:0`, `etc/b/file 100644 0:0 "new\n"`)
+}
+
 // A file that has a name needs no descriptor, whatever others it has lost.
 func TestFilesWithNamesAreNotKeptOpen(t *testing.T) {
 	for _, tc := range []struct {

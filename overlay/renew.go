@@ -159,7 +159,7 @@ func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
 		if err != nil {
 			return false, ignoreMissing(err)
 		}
-		same := m.part.layer == n.part.layer && m.hostIno == n.hostIno
+		same := m.dir == nil && m.part.layer == n.part.layer && m.hostIno == n.hostIno
 		t.put(m, place{})
 		return same, nil
 	}
