@@ -178,6 +178,33 @@ func TestCopyInTheIndexOutlivesNewLayers(t *testing.T) {
 	expect(t, tree, `etc 40755 0:0`, `etc/a 100644 0:0 "more"`, `etc/b 100644 0:0 "more"`)
 }
 
+// A file of a layer that is written to after it was edited by one of its names is
+// another one than the copy: an export would take them for one file.
+func TestCopyIsNotTheFileThatTheLayerHasNow(t *testing.T) {
+	p := project(t, "user/sysconfig/etc/a text")
+	in(t, p, `cd user/sysconfig/etc; ln a b; ln a c`)
+	for _, name := range []string{"a", "b", "c"} {
+		inos := make(map[uint64]string)
+		tree := open(t, p)
+		_, err := tree.Write(at(t, tree, "etc/"+name), []byte(name), 0)
+		must(t, err)
+		must(t, tree.Close())
+		in(t, p, `printf x >>user/sysconfig/etc/c`)
+		tree = open(t, p)
+		var e Entry
+		for _, name := range []string{"a", "b", "c"} {
+			must(t, tree.Stat(at(t, tree, "etc/"+name), &e))
+			text, err := tree.ReadFile("etc/" + name)
+			must(t, err)
+			if other, ok := inos[e.Ino]; ok && other != string(text) {
+				t.Errorf("%s has the number of %q, and is %q", name, other, text)
+			}
+			inos[e.Ino] = string(text)
+		}
+		must(t, tree.Close())
+	}
+}
+
 // The name of such a copy may become a directory's.
 func TestCopyInTheIndexLosesItsNameToADirectory(t *testing.T) {
 	p := project(t, "user/sysconfig/etc/a text")
