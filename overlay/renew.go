@@ -244,13 +244,14 @@ func (t *Tree) knowByOther(n *Node) bool {
 }
 
 // linkedAs finds the node of a layer's file with several names, of which name
-// in dir is or was one without a node. e is nil for a name that dir hasn't, or when
-// it wasn't read yet.
-func (t *Tree) linkedAs(dir *Node, name string, e *dirent) *Node {
+// in dir is or was one without a node; copied when the name may have been shown as
+// that of the file's copy. e is nil for a name that dir hasn't, or when it wasn't
+// read yet.
+func (t *Tree) linkedAs(dir *Node, name string, e *dirent) (n *Node, copied bool) {
 	t.linkMu.Lock()
 	defer t.linkMu.Unlock()
 	if n := t.names.in[dir][name]; n != nil || len(t.links) == 0 {
-		return n
+		return n, false
 	}
 	for _, part := range dir.dir.stack {
 		if e != nil && part.layer != e.layer || e == nil && dir.dir.loaded {
@@ -258,10 +259,11 @@ func (t *Tree) linkedAs(dir *Node, name string, e *dirent) *Node {
 		}
 		var a attrs
 		if ok, err := part.look(name, &a); err == nil && ok {
-			return t.links[linkKey{part.layer, part.layer.hostIno(&a.st)}]
+			n = t.links[linkKey{part.layer, part.layer.hostIno(&a.st)}]
+			return n, n == nil && a.st.Nlink > 1
 		}
 	}
-	return nil
+	return nil, false
 }
 
 // changed takes in what happened to names of the host directory that n shows.
@@ -290,8 +292,12 @@ func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) 
 	for name, other := range names {
 		e := n.dir.alive(name)
 		if e == nil || e.node == nil {
-			if file := t.linkedAs(n, name, e); file != nil {
+			file, copied := t.linkedAs(n, name, e)
+			if file != nil {
 				out.node(file)
+			}
+			if copied {
+				out.name(n, name)
 			}
 		} else if !other {
 			out.node(e.node)

@@ -70,6 +70,20 @@ func TestLayersFileWithSeveralNames(t *testing.T) {
 	}
 }
 
+// What a layer writes to a file that was edited by another name is seen.
+func TestLayersFileThatWasEditedByAnotherName(t *testing.T) {
+	p := project(t, "user/apps/a/usr/file f")
+	in(t, p, `ln user/apps/a/usr/file user/apps/a/usr/link`)
+	tree, h := watched(t, p)
+	_, err := tree.Write(at(t, tree, "usr/file"), []byte("F"), 0)
+	must(t, err)
+	in(t, p, `echo more >>user/apps/a/usr/link`)
+	within(t, "announced", func() bool { return h.name("link") })
+	if text, err := tree.ReadFile("usr/link"); string(text) != "fmore\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
 func TestLayersFileOutlivesTheDirectoryOfAName(t *testing.T) {
 	p := project(t, "user/apps/a/usr/d/e/file f")
 	in(t, p, `ln user/apps/a/usr/d/e/file user/apps/a/usr/link`)
