@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -145,6 +146,9 @@ func dropReplaced(stackDir, id string) error {
 			err = nil
 		}
 		return err
+	}
+	if _, err := strconv.ParseUint(string(text), 10, 32); err != nil || compareIDs(string(text), id) >= 0 {
+		return fmt.Errorf("%s: damaged: it names %q, which is no older layer", file, text)
 	}
 	if err := os.RemoveAll(filepath.Join(stackDir, string(text))); err != nil {
 		return err

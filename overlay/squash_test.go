@@ -276,3 +276,24 @@ func TestSquashFindsCopiesInTheIndex(t *testing.T) {
 	must(t, err)
 	expect(t, open(t, p), `d 40755 0:0`, `d/e 100644 0:0 "new"`, `z 100644 0:0 "z"`)
 }
+
+// Nothing is deleted by a file that names no older layer, be it empty.
+func TestDamagedReplacesDeletesNothing(t *testing.T) {
+	for _, text := range []string{"", ".", "../..", "0002", "0003"} {
+		p := project(t, "user/sysconfig/f one")
+		tree := open(t, p)
+		_, err := tree.Write(at(t, tree, "f"), []byte("two"), 0)
+		must(t, err)
+		_, err = tree.Checkpoint(Checkpoint{})
+		must(t, err)
+		must(t, tree.Close())
+		file := filepath.Join(p.StateDir(), "edits/0002", replacesFile)
+		must(t, os.WriteFile(file, []byte(text), 0o644))
+		if tree, err := Open(p, Options{}); err == nil || !strings.Contains(err.Error(), file) {
+			t.Errorf("%q: %v", text, err)
+			must(t, tree.Close())
+		}
+		must(t, os.Remove(file))
+		expect(t, open(t, p), `f 100644 0:0 "two"`)
+	}
+}
