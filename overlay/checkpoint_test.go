@@ -503,3 +503,30 @@ func TestSteadyTreeBesideAReaderThatEnds(t *testing.T) {
 	expect(t, steady, `f 100644 0:0 "two"`)
 	expect(t, tree, `f 100644 0:0 "six"`)
 }
+
+// A checkpoint that was dropped since somebody found it isn't the one before it.
+func TestDroppedCheckpointIsMissed(t *testing.T) {
+	p := project(t, "user/sysconfig/f one")
+	tree := open(t, p)
+	for _, text := range []string{"two", "six"} {
+		_, err := tree.Write(at(t, tree, "f"), []byte(text), 0)
+		must(t, err)
+		_, err = tree.Checkpoint(Checkpoint{})
+		must(t, err)
+	}
+	must(t, tree.Close())
+	dropped, err := p.Squash(func(c Checkpoint) bool { return c.ID == "0002" })
+	must(t, err)
+	if len(dropped) != 1 {
+		t.Errorf("dropped %v", dropped)
+	}
+	for _, id := range []string{"0002", "0003", "0009"} { // 0003 is the edits
+		tree, err := Open(p, Options{ReadOnly: true, Checkpoint: id})
+		if err == nil {
+			t.Errorf("checkpoint %s: %s", id, dump(t, tree))
+			must(t, tree.Close())
+		} else if !strings.Contains(err.Error(), "no checkpoint "+id) {
+			t.Error(err)
+		}
+	}
+}

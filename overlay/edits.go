@@ -68,14 +68,18 @@ func (t *Tree) openEdits(o *Options) error {
 	if err != nil {
 		return err
 	}
-	for _, n := range stack {
-		if upTo != "" && compareIDs(n, upTo) > 0 {
-			break
-		}
-		t.pushEdits(editsLayer(filepath.Join(dir, n, "root")), "..")
+	if len(stack) == 0 {
+		return fmt.Errorf("%s: damaged: there are no edits", dir)
 	}
-	if t.edits == nil {
-		return fmt.Errorf("%s: no checkpoint %s", dir, upTo)
+	if upTo != "" {
+		i := slices.Index(stack, upTo)
+		if i < 0 || i == len(stack)-1 { // the last one is being written
+			return fmt.Errorf("%s: there is no checkpoint %s any more", dir, upTo)
+		}
+		stack = stack[:i+1]
+	}
+	for _, n := range stack {
+		t.pushEdits(editsLayer(filepath.Join(dir, n, "root")), "..")
 	}
 	return nil
 }
