@@ -178,9 +178,13 @@ func writeCheckpoint(dir string, c *Checkpoint) error {
 
 // Checkpoints lists the project's checkpoints, oldest first.
 func (p *Project) Checkpoints() ([]Checkpoint, error) {
-	all, err := readCheckpoints(filepath.Join(p.StateDir(), editsName))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+	dir := filepath.Join(p.StateDir(), editsName)
+	if err := checkFormat(filepath.Join(dir, formatFile)); err != nil {
+		return nil, ignoreMissing(err)
+	}
+	all, err := readCheckpoints(dir)
+	for tries := 3; tries > 0 && errors.Is(err, os.ErrNotExist); tries-- {
+		all, err = readCheckpoints(dir) // one was dropped meanwhile
 	}
 	return all, err
 }

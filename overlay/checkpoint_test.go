@@ -530,3 +530,37 @@ func TestDroppedCheckpointIsMissed(t *testing.T) {
 		}
 	}
 }
+
+// Edits of another version are refused as they are.
+func TestUnknownFormatIsLeftAlone(t *testing.T) {
+	p := project(t, "user/sysconfig/f one")
+	tree := open(t, p)
+	_, err := tree.Checkpoint(Checkpoint{})
+	must(t, err)
+	must(t, tree.Close())
+	in(t, p, `cd .rootfs/edits; echo 2 >format; mkdir .new-1 .gone-1; echo x >0001/work/x`)
+	dir := filepath.Join(p.StateDir(), "edits")
+	before := hostDump(t, dir)
+	_, writeErr := Open(p, Options{})
+	_, readErr := Open(p, Options{ReadOnly: true})
+	_, logErr := p.Checkpoints()
+	for _, err := range []error{writeErr, readErr, logErr} {
+		if err == nil || !strings.Contains(err.Error(), `edits of format "2"`) {
+			t.Errorf("it says %v", err)
+		}
+	}
+	if after := hostDump(t, dir); after != before {
+		t.Errorf("they are\n%s\nand were\n%s", after, before)
+	}
+}
+
+// A checkpoint that says nothing of itself is told of, and is not none.
+func TestDamagedCheckpointIsTold(t *testing.T) {
+	p, tree, c := readOnce(t)
+	file := filepath.Join(p.StateDir(), "edits", c.ID, checkpointFile)
+	must(t, os.Remove(file))
+	if all, err := p.Checkpoints(); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("checkpoints %v, %v", all, err)
+	}
+	must(t, tree.Close())
+}

@@ -118,10 +118,12 @@ func (t *Tree) prepareState(dir string) error {
 	if err := t.lockState(); err != nil {
 		return err
 	}
-	if _, err := os.Lstat(filepath.Join(dir, formatFile)); errors.Is(err, os.ErrNotExist) {
-		if err := makeEdits(dir); err != nil {
-			return err
-		}
+	err := checkFormat(filepath.Join(dir, formatFile)) // before anything is cleared up
+	if errors.Is(err, os.ErrNotExist) {
+		err = makeEdits(dir)
+	}
+	if err != nil {
+		return err
 	}
 	// A layer that a killed squash has left holds names of the others' files,
 	// which would count.
