@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
@@ -23,11 +24,15 @@ func checkpointCommand(std streams) *cli.Command {
 			if c.NArg() > 1 {
 				return usagef(c, "takes one name at most")
 			}
+			name := c.Args().First()
+			if strings.HasPrefix(name, "/") || !utf8.ValidString(name) {
+				return usagef(c, "%s: a name must be UTF-8 and not begin with a slash, as the paths for restore do", quoted(name))
+			}
 			project, err := findProject(c)
 			if err != nil {
 				return err
 			}
-			made := overlay.Checkpoint{Name: c.Args().First(), Time: time.Now().UTC().Truncate(time.Second)}
+			made := overlay.Checkpoint{Name: name, Time: time.Now().UTC().Truncate(time.Second)}
 			reply, err := edit(project, logger(c, std.err), &controlRequest{Op: "checkpoint", Checkpoint: made})
 			if err != nil {
 				return err
@@ -99,12 +104,8 @@ func restoreCommand(std streams) *cli.Command {
 			args := c.Args().Slice()
 			request := &controlRequest{Op: "restore"}
 			if len(args) > 0 {
-				// The newest of a name.
-				for _, cp := range slices.Backward(all) {
-					if args[0] == cp.ID || args[0] == cp.Name && cp.Name != "" {
-						request.Checkpoint, args = cp, args[1:]
-						break
-					}
+				if cp, ok := findCheckpoint(all, args[0]); ok {
+					request.Checkpoint, args = cp, args[1:]
 				}
 			}
 			if len(args) == 0 {
@@ -118,4 +119,17 @@ func restoreCommand(std streams) *cli.Command {
 			return err
 		},
 	}
+}
+
+// findCheckpoint finds one by its id, or else the newest of a name.
+func findCheckpoint(all []overlay.Checkpoint, word string) (found overlay.Checkpoint, ok bool) {
+	for _, cp := range all {
+		if cp.ID == word {
+			return cp, true
+		}
+		if cp.Name == word && word != "" {
+			found, ok = cp, true
+		}
+	}
+	return found, ok
 }
