@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,7 +54,7 @@ func (t *Tree) Status(yield func(Difference) error) error {
 	}
 	defer layers.Close() //nolint:errcheck // only read
 	c := &comparison{tree: t, layers: layers, moved: make(map[string]bool), yield: yield}
-	if err := c.findMoved(t.root, "."); err != nil {
+	if err := c.findMoved(t.root, "."); err != nil { // the layers' path of the root
 		return err
 	}
 	return c.root()
@@ -78,19 +79,29 @@ func editedNames(n *Node) ([]string, error) {
 	return slices.Compact(all), nil
 }
 
-// lowerPath is where the layers have the directory n; "" when they don't.
-func lowerPath(n *Node) string {
-	for _, part := range n.dir.stack {
-		if !part.layer.edit {
-			return part.path()
-		}
+// hasLower tells whether the layers have a part in the directory n.
+func hasLower(n *Node) bool {
+	return slices.ContainsFunc(n.dir.stack, func(part *hostDir) bool { return !part.layer.edit })
+}
+
+// from is where the layers have the directory n, which is name in dir: under the
+// same name, unless the edits say otherwise. They have dir at was.
+func (c *comparison) from(n, dir *Node, name, was string) (path string, moved bool, err error) {
+	natural := join(was, name)
+	if n.dir == nil || !hasLower(n) {
+		return natural, false, nil
 	}
-	return ""
+	f, err := step(dir.dir.stack, name)
+	if err != nil || f.redirect == "" {
+		return natural, false, err
+	}
+	path = strings.Trim(f.redirect, "/")
+	return path, path != natural, nil
 }
 
 // findMoved collects where renamed directories came from, so that they aren't
-// listed as deleted there.
-func (c *comparison) findMoved(dir *Node, path string) error {
+// listed as deleted there. They have dir at was.
+func (c *comparison) findMoved(dir *Node, was string) error {
 	names, err := editedNames(dir)
 	if err != nil {
 		return err
@@ -104,10 +115,12 @@ func (c *comparison) findMoved(dir *Node, path string) error {
 			return err
 		}
 		if n.dir != nil && n.upper().layer.edit {
-			if from := lowerPath(n); from != "" && from != join(lowerPath(dir), name) {
-				c.moved[from] = true
+			var from string
+			var moved bool
+			if from, moved, err = c.from(n, dir, name, was); err == nil {
+				c.moved[from] = c.moved[from] || moved
+				err = c.findMoved(n, from)
 			}
-			err = c.findMoved(n, join(path, name))
 		}
 		c.tree.Release(n, 1)
 		if err != nil {
@@ -125,12 +138,12 @@ func (c *comparison) root() error {
 			return err
 		}
 	}
-	return c.dir(c.tree.root, c.layers.root, ".")
+	return c.dir(c.tree.root, c.layers.root, ".", ".")
 }
 
 // dir compares a directory that has a part in the edits with its layers' part
-// below, nil for none.
-func (c *comparison) dir(n, below *Node, path string) error {
+// below, at was there, nil for none.
+func (c *comparison) dir(n, below *Node, path, was string) error {
 	names, err := editedNames(n)
 	if err != nil {
 		return err
@@ -140,7 +153,7 @@ func (c *comparison) dir(n, below *Node, path string) error {
 		if err != nil {
 			return err
 		}
-		err = c.entry(n, name, lower, join(path, name))
+		err = c.entry(n, name, lower, join(path, name), was)
 		if lower != nil {
 			c.layers.Release(lower, 1)
 		}
@@ -162,18 +175,19 @@ func (c *comparison) below(dir *Node, name string) (*Node, error) {
 	return n, err
 }
 
-func (c *comparison) deleted(lower *Node, path string) error {
-	if lower == nil || c.moved[path] {
+func (c *comparison) deleted(lower *Node, path, was string) error {
+	if lower == nil || c.moved[was] {
 		return nil
 	}
 	return c.yield(Difference{Kind: Deleted, Path: path, Layer: c.layers.Origin(lower)})
 }
 
-// entry compares one name that the edits have something for.
-func (c *comparison) entry(dir *Node, name string, lower *Node, path string) error {
+// entry compares one name that the edits have something for. The layers have dir
+// at was.
+func (c *comparison) entry(dir *Node, name string, lower *Node, path, was string) error {
 	n, err := c.tree.Lookup(dir, name, nil)
 	if errors.Is(err, unix.ENOENT) {
-		return c.deleted(lower, path)
+		return c.deleted(lower, path, join(was, name))
 	}
 	if err != nil {
 		return err
@@ -183,18 +197,20 @@ func (c *comparison) entry(dir *Node, name string, lower *Node, path string) err
 		return nil
 	}
 	d := Difference{Path: path}
-	if n.dir != nil {
-		if from := lowerPath(n); from != "" && from != join(lowerPath(dir), name) {
-			d.From = from
-			if lower, err = c.lookup(from); err != nil {
-				return err
-			}
+	from, moved, err := c.from(n, dir, name, was)
+	if err != nil {
+		return err
+	}
+	if moved {
+		d.From = from
+		if lower, err = c.lookup(from); err != nil {
+			return err
 		}
 	}
 	if lower != nil {
 		d.Layer = c.layers.Origin(lower)
 	}
-	if d.Kind, err = c.kind(n, lower, d.From != ""); err != nil {
+	if d.Kind, err = c.kind(n, lower, moved); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if d.Kind != 0 {
@@ -208,7 +224,7 @@ func (c *comparison) entry(dir *Node, name string, lower *Node, path string) err
 	if d.Kind == Replaced {
 		lower = nil
 	}
-	return c.dir(n, lower, path)
+	return c.dir(n, lower, path, from)
 }
 
 // lookup finds a path in the layers, nil when it is gone.
@@ -233,7 +249,7 @@ func (c *comparison) kind(n, lower *Node, renamed bool) (Kind, error) {
 	case n.typ != lower.typ:
 		return Replaced, nil
 	case n.dir != nil:
-		if lowerPath(n) == "" {
+		if !hasLower(n) {
 			return Replaced, nil // opaque
 		}
 	default:
