@@ -41,14 +41,15 @@ func (t *Tree) Checkpoint(c Checkpoint) (Checkpoint, error) {
 	if err := t.syncEdits(); err != nil {
 		return Checkpoint{}, err
 	}
+	lasting := !c.Temporary
 	frozen, err := t.push(&c)
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("checkpoint: %w", err)
 	}
-	if !frozen {
-		return c, nil
+	if frozen || lasting {
+		err = t.syncEdits()
 	}
-	return c, t.syncEdits()
+	return c, err
 }
 
 // push makes the new layer; false when the old one has nothing to freeze.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -130,4 +131,23 @@ func (h *loopHost) plugIn() error {
 		h.t.Errorf("e2fsck after a power cut: %v\n%s", err, out)
 	}
 	return h.mount()
+}
+
+// A checkpoint is on the disk when the command is done, also where all it does is
+// to name one.
+func TestPowerCutLeavesCheckpoints(t *testing.T) {
+	need(t, "loop", "fsck")
+	project := layProject(t, "-- user/sysconfig/etc/passwd --\n")
+	h := newLoopHost(t, filepath.Join(project, ".rootfs"))
+	rootfs(t, project, "chown", "1:1", "/etc/passwd")
+	rootfs(t, project, "checkpoint")
+	for _, name := range []string{"first", "second"} {
+		rootfs(t, project, "checkpoint", name)
+		if err := errors.Join(h.shutdown(), h.plugIn()); err != nil {
+			t.Fatal(err)
+		}
+		if log := rootfs(t, project, "log"); !strings.Contains(log, name) {
+			t.Errorf("after checkpoint %s, log has\n%s", name, log)
+		}
+	}
 }
