@@ -57,7 +57,7 @@ type controlServer struct {
 	tree     *overlay.Tree
 	log      *slog.Logger
 	listener *net.UnixListener
-	requests sync.WaitGroup
+	requests sync.WaitGroup // and who takes them
 	file     string
 
 	end   func()        // closes ended, once
@@ -89,7 +89,7 @@ func serveControl(p *overlay.Project, tree *overlay.Tree, log *slog.Logger) (*co
 	if err := os.Chmod(s.file, 0o600); err != nil {
 		return nil, errors.Join(err, s.listener.Close())
 	}
-	go s.accept()
+	s.requests.Go(s.accept)
 	return s, nil
 }
 
@@ -210,11 +210,15 @@ func askDaemon(p *overlay.Project, r *controlRequest) (reply controlReply, err e
 			return err
 		}
 		defer conn.Close() //nolint:errcheck // all was read
-		if err := json.NewEncoder(conn).Encode(r); err != nil {
-			return err
+		if err = json.NewEncoder(conn).Encode(r); err == nil {
+			err = json.NewDecoder(conn).Decode(&reply)
 		}
-		if err := json.NewDecoder(conn).Decode(&reply); err != nil {
-			return fmt.Errorf("the daemon ended without an answer; its log is %s", quoted(filepath.Join(p.StateDir(), "mount.log")))
+		if err != nil {
+			unanswered := fmt.Errorf("the daemon ended without an answer; its log is %s", quoted(filepath.Join(p.StateDir(), "mount.log")))
+			if errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+				return &absentError{unanswered} // nor has it read the request
+			}
+			return unanswered
 		}
 		if reply.Error != "" {
 			return errors.New(reply.Error)

@@ -2,10 +2,12 @@ package main
 
 import (
 	"log/slog"
+	"net"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
@@ -42,4 +44,32 @@ func TestOnlyTheOwnerIsAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-s.ended
+}
+
+// A request that a daemon hasn't taken before its end is asked again.
+func TestRequestOfADaemonThatEnds(t *testing.T) {
+	p := &overlay.Project{Root: t.TempDir()}
+	if err := p.MakeStateDir(); err != nil {
+		t.Fatal(err)
+	}
+	var listener net.Listener
+	err := withSocket(p, func(path string) (err error) {
+		listener, err = net.Listen("unix", path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan error)
+	go func() {
+		_, err := askDaemon(p, &controlRequest{Op: "checkpoint"})
+		asked <- err
+	}()
+	time.Sleep(50 * time.Millisecond) // sooner, it is refused, which comes to the same
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-asked; patienceWith(err) == 0 {
+		t.Errorf("it is told %v", err)
+	}
 }
