@@ -1,11 +1,13 @@
 package overlay
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -563,4 +565,35 @@ func TestDamagedCheckpointIsTold(t *testing.T) {
 		t.Errorf("checkpoints %v, %v", all, err)
 	}
 	must(t, tree.Close())
+}
+
+// Who waits for a gc can be told to give up.
+func TestWaitingForACollectionEnds(t *testing.T) {
+	p := project(t, "user/sysconfig/f one")
+	must(t, open(t, p).Close())
+	must(t, os.MkdirAll(p.cacheDir(), 0o755))
+	for _, file := range []string{p.StateFile("edits/format"), filepath.Join(p.cacheDir(), collectLock)} {
+		f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o644)
+		must(t, err)
+		must(t, flock(f, unix.LOCK_EX))
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		opened := make(chan error, 1)
+		go func() {
+			tree, err := Open(p, Options{ReadOnly: true, Steady: true, Context: ctx})
+			if err == nil {
+				err = tree.Close()
+			}
+			opened <- err
+		}()
+		select {
+		case err := <-opened:
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v", file, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s: it waits on", file)
+		}
+		cancel()
+		must(t, f.Close())
+	}
 }

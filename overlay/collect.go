@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -75,7 +76,7 @@ func diskUsage(path string) (size int64, err error) {
 // CollectCache removes what no project uses from the cache that all projects of
 // a person share. It waits for those who are just about to use something.
 func (p *Project) CollectCache(c *Collector) error {
-	unlock, err := p.lockCache(unix.LOCK_EX, func() {
+	unlock, err := p.lockCache(context.Background(), unix.LOCK_EX, func() {
 		c.Log.Info("waiting for another rootfs that is about to use the cache")
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,7 +62,7 @@ func (t *Tree) findLayers(ctx context.Context, p *Project) ([]*Layer, error) {
 	if p.directories != nil {
 		return p.layers(ctx, t.log)
 	}
-	unlock, err := p.lockCache(unix.LOCK_SH, nil)
+	unlock, err := p.lockCache(ctx, unix.LOCK_SH, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +189,7 @@ func RemoveTree(dir string) error {
 // lockCache keeps others from removing anything in the cache, or with how being
 // LOCK_EX from using it, until unlock is called. wait, unless nil, is called
 // before it waits. Who can make no file there needs no lock to use what is there.
-func (p *Project) lockCache(how int, wait func()) (unlock func(), err error) {
+func (p *Project) lockCache(ctx context.Context, how int, wait func()) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(p.cacheDir(), collectLock), os.O_RDONLY|os.O_CREATE, 0o644)
 	if err != nil && (how == unix.LOCK_SH || errors.Is(err, fs.ErrNotExist)) {
 		return func() {}, nil // one that isn't there yet, or is only read, loses nothing
@@ -201,7 +202,7 @@ func (p *Project) lockCache(how int, wait func()) (unlock func(), err error) {
 		if wait != nil {
 			wait()
 		}
-		err = flock(f, how)
+		err = awaitLock(ctx, f, how)
 	}
 	if err != nil {
 		return nil, errors.Join(&fs.PathError{Op: "flock", Path: f.Name(), Err: err}, f.Close())
@@ -211,9 +212,25 @@ func (p *Project) lockCache(how int, wait func()) (unlock func(), err error) {
 
 // HoldCache keeps others from removing anything in the cache until release is
 // called.
-func (p *Project) HoldCache() (release func(), err error) { return p.lockCache(unix.LOCK_SH, nil) }
+func (p *Project) HoldCache(ctx context.Context) (release func(), err error) {
+	return p.lockCache(ctx, unix.LOCK_SH, nil)
+}
 
 // flock takes or gives back a lock of an open file: flock(2).
 func flock(f *os.File, how int) error {
 	return ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), how) })
+}
+
+// awaitLock takes a lock as soon as who has it gives it back, unless ctx ends.
+func awaitLock(ctx context.Context, f *os.File, how int) error {
+	for {
+		if err := flock(f, how|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }

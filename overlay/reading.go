@@ -28,7 +28,7 @@ func (t *Tree) lockReading(dir string, o *Options) error {
 	}
 	if !writable {
 		t.reading = f
-		return flock(f, unix.LOCK_SH) // waits for a gc
+		return awaitLock(o.Context, f, unix.LOCK_SH) // a gc may have it
 	}
 	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
 	switch {

@@ -192,7 +192,7 @@ func (i impatient) Read(p []byte) (int, error) {
 // their SHA-256, and for each address the SHA-256 of what it gave.
 func fetchFile(ctx context.Context, p *overlay.Project, address string) (file string, release func(), err error) {
 	cache, index := p.FetchDir(), addressFile(p, address)
-	if release, err = p.HoldCache(); err != nil {
+	if release, err = p.HoldCache(ctx); err != nil {
 		return "", nil, err
 	}
 	if sum, err := os.ReadFile(index); err == nil && filepath.IsLocal(string(sum)) {
@@ -214,7 +214,7 @@ func fetchFile(ctx context.Context, p *overlay.Project, address string) (file st
 	_ = unix.Flock(int(temp.Fd()), unix.LOCK_SH)
 	sum, err := download(ctx, address, temp)
 	if err == nil {
-		release, err = p.HoldCache()
+		release, err = p.HoldCache(ctx)
 	}
 	if err != nil {
 		return "", nil, errors.Join(err, os.Remove(temp.Name()))
