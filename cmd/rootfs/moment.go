@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -128,6 +129,12 @@ func (m *moment) freeze(r *export.Request) (string, error) {
 		return "", err
 	}
 	m.frozen = reply.Checkpoint
+	// It was while the daemon answered, which takes as long as the disk does.
+	for _, w := range writersBeneath(m.mount.Mountpoint) {
+		if !slices.Contains(writers, w) {
+			writers = append(writers, w)
+		}
+	}
 	if err := beingWritten(writers, r); err != nil {
 		return "", errors.Join(err, m.thaw())
 	}

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -191,5 +194,71 @@ layer
 			}
 		}
 		umount()
+	}
+}
+
+// The moment comes while the daemon answers. A file that is opened meanwhile is
+// named, too, and each once.
+func TestFileOpenedBeforeTheMomentIsNamed(t *testing.T) {
+	p := &overlay.Project{Root: t.TempDir()}
+	if err := p.MakeStateDir(); err != nil {
+		t.Fatal(err)
+	}
+	mnt := t.TempDir() // as good as a mount
+	write := func(name string) {
+		writer := exec.Command("sh", "-c", `exec 3>`+name+`; echo ready; exec cat`)
+		writer.Dir = mnt
+		stdin, err := writer.StdinPipe()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		stdout, err := writer.StdoutPipe()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := writer.Start(); err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() {
+			_ = stdin.Close()
+			_ = writer.Wait()
+		})
+		if _, err := fmt.Fscanln(stdout, new(string)); err != nil {
+			t.Error(err)
+		}
+	}
+	write("before")
+	var listener net.Listener
+	err := withSocket(p, func(path string) (err error) {
+		listener, err = net.Listen("unix", path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() //nolint:errcheck // only a test's
+	var answering sync.WaitGroup
+	answering.Go(func() {
+		for _, id := range []string{"0001", ""} { // freeze and thaw
+			conn, err := listener.Accept()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if id != "" {
+				write("meanwhile")
+			}
+			_ = json.NewEncoder(conn).Encode(controlReply{Checkpoint: overlay.Checkpoint{ID: id}})
+			_ = conn.Close()
+		}
+	})
+	m := &moment{project: p, mount: &mountState{Mountpoint: mnt}}
+	_, err = m.freeze(&export.Request{Strict: true})
+	answering.Wait()
+	if err == nil || strings.Count(err.Error(), "before") != 1 || strings.Count(err.Error(), "meanwhile") != 1 {
+		t.Errorf("it says %v", err)
 	}
 }
