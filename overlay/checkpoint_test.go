@@ -434,6 +434,28 @@ func TestRestore(t *testing.T) {
 	}
 }
 
+// Names of one file are one file again, also where each is restored by itself.
+func TestRestoreOfLinkedPaths(t *testing.T) {
+	p := project(t, "user/sysconfig/a/one text", "user/sysconfig/z z")
+	in(t, p, `mkdir user/sysconfig/b; ln user/sysconfig/a/one user/sysconfig/b/two`)
+	tree := open(t, p)
+	for _, dir := range []string{"a", "b"} {
+		must(t, tree.removeAll(tree.Root(), dir))
+	}
+	plain, err := Open(p, Options{ReadOnly: true, WithoutEdits: true})
+	must(t, err)
+	defer plain.Close() //nolint:errcheck // only read
+	must(t, tree.Restore(plain, "a/one", "b", "b/two", "a"))
+	if a, b := inoOf(t, tree, "a/one"), inoOf(t, tree, "b/two"); a != b {
+		t.Errorf("inode %d and %d", a, b)
+	}
+	var e Entry
+	if must(t, tree.Stat(at(t, tree, "a/one"), &e)); e.Nlink != 2 {
+		t.Errorf("%d links", e.Nlink)
+	}
+	expect(t, tree, `z 100644 0:0 "z"`, `a 40755 0:0`, `a/one 100644 0:0 "text"`, `b 40755 0:0`, `b/two 100644 0:0 "text"`)
+}
+
 // A [[file]] of the manifest is about the layers, whatever a checkpoint has.
 func TestManifestAndCheckpoints(t *testing.T) {
 	p := project(t, "user/sysconfig/d/f text", "user/sysconfig/d/g text",

@@ -7,37 +7,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// restoring copies a subtree of another tree of the same project.
+// restoring copies subtrees of another tree of the same project.
 type restoring struct {
 	from, to *Tree
 	links    map[uint64]*Node // copies of files with several names, by inode
 	held     []*Node          // of to; released in the end
 }
 
-// Restore makes path, relative to the root, what it is in from: its type,
-// content, attributes and all below it; nothing, where from has nothing. The
-// old entry stays until the new one is whole.
-func (t *Tree) Restore(from *Tree, path string) error {
-	names := splitAll(path)
-	if len(names) == 0 {
-		return errors.New("the root itself can't be restored: name what is in it")
-	}
+// Restore makes paths, relative to the root, what they are in from: their types,
+// contents, attributes and all below them; nothing, where from has nothing. An
+// old entry stays until the new one is whole. It ends with the first error.
+func (t *Tree) Restore(from *Tree, paths ...string) error {
 	r := &restoring{from: from, to: t, links: make(map[uint64]*Node)}
 	defer r.release()
-	if err := r.present(names); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	src, dst := from.root, t.root
-	for _, name := range names[:len(names)-1] {
-		var err error
-		if src, dst, err = r.descend(src, dst, name); err != nil {
+	for _, path := range paths {
+		names := splitAll(path)
+		if len(names) == 0 {
+			return errors.New("the root itself can't be restored: name what is in it")
+		}
+		if err := r.restore(names); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	if err := r.replace(src, dst, names[len(names)-1]); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
 	return nil
+}
+
+func (r *restoring) restore(names []string) error {
+	if err := r.present(names); err != nil {
+		return err
+	}
+	src, dst := r.from.root, r.to.root
+	for _, name := range names[:len(names)-1] {
+		var err error
+		if src, dst, err = r.descend(src, dst, name); err != nil {
+			return err
+		}
+	}
+	return r.replace(src, dst, names[len(names)-1])
 }
 
 // present returns ENOENT for a path that neither tree has.

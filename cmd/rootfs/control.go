@@ -192,7 +192,11 @@ func restorePaths(tree *overlay.Tree, r *controlRequest) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, from.Close()) }()
-	return r.eachPath(func(path string) error { return tree.Restore(from, path) })
+	paths := make([]string, len(r.Paths))
+	for i, path := range r.Paths {
+		paths[i] = string(path)
+	}
+	return tree.Restore(from, paths...)
 }
 
 // absentError is a daemon that doesn't listen yet, or no more: it begins or ends.
