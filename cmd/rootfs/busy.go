@@ -56,6 +56,9 @@ func uses(proc, dir string) bool {
 	return false
 }
 
+// inUse tells whether a process or another mount is known that keeps dir busy.
+func inUse(dir string) bool { return len(usersOf(dir)) > 0 || len(mountsIn(dir)) > 0 }
+
 // beneath tells whether path is dir or lies in it; both are absolute and
 // clean.
 func beneath(path, dir string) bool {

@@ -23,6 +23,9 @@ const (
 	// it, the mount has a copy in another mount namespace: each that is made
 	// gets one, such as a container's.
 	copyLimit = 500 * time.Millisecond
+
+	// lookLimit is how long a mount may be busy without anybody in it.
+	lookLimit = time.Second
 )
 
 func umountCommand() *cli.Command {
@@ -61,7 +64,12 @@ func umount(c *cli.Context, name string) error {
 	case dead:
 		return detachDead(dir)
 	}
-	if err := unmount(dir); errors.Is(err, unix.EBUSY) {
+	err = unmount(dir)
+	// Who only looks at it, as other commands do, is gone at once.
+	for began := time.Now(); errors.Is(err, unix.EBUSY) && time.Since(began) < lookLimit && !inUse(dir); err = unmount(dir) {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if errors.Is(err, unix.EBUSY) {
 		return busyError(dir)
 	} else if err != nil {
 		return fmt.Errorf("%s: %w", quoted(name), err)
