@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shown describes a tree: what dump does, times of modification, and which
-// names are one file.
+// shown describes a tree: what dump does, times of modification, extended
+// attributes, and which names are one file.
 func shown(t *testing.T, tree *Tree) []string {
 	t.Helper()
 	first := make(map[uint64]string)
@@ -26,11 +26,17 @@ func shown(t *testing.T, tree *Tree) []string {
 			continue
 		}
 		var e Entry
-		must(t, tree.Stat(at(t, tree, path), &e))
+		n := at(t, tree, path)
+		must(t, tree.Stat(n, &e))
+		xattrs, err := tree.Xattrs(n)
+		must(t, err)
 		if first[e.Ino] == "" {
 			first[e.Ino] = path
 		}
-		lines[i] += fmt.Sprintf(" %d.%09d", e.Mtime.Sec, e.Mtime.Nsec)
+		lines[i] += fmt.Sprintf(" %d.%09d %d", e.Mtime.Sec, e.Mtime.Nsec, e.Rdev)
+		for _, x := range xattrs {
+			lines[i] += fmt.Sprintf(" %s=%q", x.Name, x.Value)
+		}
 		if !e.IsDir() {
 			lines[i] += fmt.Sprintf(" %d names, is %s", e.Nlink, first[e.Ino])
 		}
@@ -92,7 +98,7 @@ func (s *scribbler) edit() {
 		toName = string(rune('a' + s.IntN(5)))
 	}
 	// Many of these can't be; that leaves the tree as it is.
-	switch s.IntN(12) {
+	switch s.IntN(16) {
 	case 0, 1:
 		_, _ = s.tree.Create(toDir, toName, 0o644, Owner{}, nil)
 	case 2:
@@ -122,6 +128,20 @@ func (s *scribbler) edit() {
 		if n != nil && n.typ != unix.S_IFLNK {
 			_ = s.tree.SetAttr(n, &Change{Mode: &mode})
 		}
+	case 12:
+		if n != nil {
+			uid, mode := uint32(s.IntN(3)), uint32(s.IntN(0o10000))
+			_ = s.tree.SetAttr(n, &Change{UID: &uid, Mode: &mode, Mtime: &SetTime{Time: Time{Sec: s.Int64N(1e9)}}})
+		}
+	case 13:
+		if n != nil {
+			attr := []string{"user.a", xattrCapability, xattrACLDefault}[s.IntN(3)]
+			_ = s.tree.SetXattr(n, attr, acl(s.t, "u::rwx,u:7:rwx,g::r-x,m::rwx,o::---"), 0)
+		}
+	case 14:
+		_, _ = s.tree.Mknod(toDir, toName, unix.S_IFCHR|0o600, unix.Mkdev(uint32(s.IntN(2)), 0), Owner{}, nil)
+	case 15:
+		_, _ = s.tree.Symlink(toDir, toName, strings.Repeat("x", maxMetaTarget-1+s.IntN(3)), Owner{UID: 3}, nil)
 	}
 }
 
