@@ -170,11 +170,8 @@ func (t *Tree) lowered(d *directory) error {
 
 var errLarge = errors.New("a directory with many names")
 
-// list merges the names of n, sorted, and has its layers watched from now on.
+// list merges the names of n, sorted.
 func (t *Tree) list(n *Node, most int) ([]dirent, error) {
-	if t.watch != nil {
-		t.watch.add(n)
-	}
 	ents, err := readStack(n.dir.stack, most)
 	slices.SortFunc(ents, func(a, b dirent) int { return cmp.Compare(a.name, b.name) })
 	return ents, err

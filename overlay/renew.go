@@ -35,10 +35,10 @@ func (t *Tree) renew(n *Node, stack []*hostDir, touched map[string]bool, out *ne
 	}
 	t.restack(n, stack)
 	out.node(n)
+	if t.watch != nil {
+		t.watch.add(n)
+	}
 	if !d.loaded {
-		if t.watch != nil {
-			t.watch.add(n)
-		}
 		return nil
 	}
 	fresh, err := t.list(n, math.MaxInt)
