@@ -143,15 +143,17 @@ func (s *super) inMetaGroup(index uint32) bool {
 // superblock copy of a group, 0 for the primary. In a metagroup copies are
 // elsewhere, and only the first is found.
 func (s *super) descBlock(index, copyGroup uint32) uint64 {
-	if !s.inMetaGroup(index) {
-		return s.groupStart(copyGroup) + 1 + uint64(index)
+	if s.inMetaGroup(index) {
+		first := index * s.descsInBlock()
+		if !s.hasBackup(first) {
+			return s.groupStart(first)
+		}
+		copyGroup, index = first, 0
 	}
-	first := index * s.descsInBlock()
-	at := s.groupStart(first)
-	if s.hasBackup(first) {
-		at++
+	if copyGroup == 0 { // with bigalloc, blocks of 1 KiB are counted from 0 as well
+		return superOffset/s.blockSize + 1 + uint64(index)
 	}
-	return at
+	return s.groupStart(copyGroup) + 1 + uint64(index)
 }
 
 // groupDesc is a group descriptor as it is read (struct ext4_group_desc).
