@@ -10,7 +10,9 @@ import (
 
 const (
 	badBlocksInode = 1
-	inodeScanBytes = 1 << 20 // of a table that are read at once
+	inodeDtime     = 0x14
+	flagVerity     = 0x100000 // a file that has its Merkle tree beyond its end
+	inodeScanBytes = 1 << 20  // of a table that are read at once
 )
 
 // checkInodes reads all inode tables.
@@ -85,6 +87,11 @@ func (c *checker) checkInode(n *node) error {
 			return c.problem("%s: mode %#o has no type", name, n.mode())
 		}
 	}
+	if n.links() > 0 && n.u32(inodeDtime) != 0 {
+		if err := c.problem("%s: it is in use, but has a time of deletion", name); err != nil {
+			return err
+		}
+	}
 	if err := c.checkXattrs(n); err != nil {
 		return err
 	}
@@ -122,11 +129,15 @@ func (c *checker) checkInodeBlocks(n *node, special bool) error {
 	r := c.r
 	switch {
 	case n.flags()&flagInline != 0:
-		return nil
+		if err := r.extents(n, func(_, _, _ int64) error { return nil }); err != nil {
+			return c.problem("inode %d: %v", n.number, err)
+		}
+		return c.checkSectors(n, 0)
 	case n.isShortLink(r), n.kind() != unix.S_IFREG && n.kind() != unix.S_IFDIR && n.kind() != unix.S_IFLNK && !special:
 		return c.checkSectors(n, 0)
 	}
 	var blocks, twice, first, end uint64
+	var data, dataEnd uint64 // those that aren't unwritten
 	add := func(at, count uint64) {
 		blocks += count
 		if t := c.used.add(at, count); t > 0 {
@@ -138,6 +149,9 @@ func (c *checker) checkInodeBlocks(n *node, special bool) error {
 	}
 	err := r.mapped(n, func(m mapping) error {
 		end = m.logical + m.count
+		if !m.unwritten {
+			data, dataEnd = data+m.count, end
+		}
 		add(m.physical, m.count)
 		return nil
 	}, func(block uint64) error {
@@ -157,10 +171,20 @@ func (c *checker) checkInodeBlocks(n *node, special bool) error {
 			return err
 		}
 	}
-	if n.kind() == unix.S_IFDIR && uint64(n.size(r)) != end*r.super.blockSize {
-		if err := c.problem("inode %d: a directory of %d bytes has %d blocks", n.number, n.size(r), end); err != nil {
-			return err
-		}
+	size, beyond := uint64(n.size(r)), uint64(0)
+	switch {
+	case n.kind() == unix.S_IFDIR && size != end*r.super.blockSize:
+		err = c.problem("inode %d: a directory of %d bytes has %d blocks", n.number, size, end)
+	case n.kind() == unix.S_IFDIR && data != end:
+		err = c.problem("inode %d: of the %d blocks of a directory, only %d are there", n.number, end, data)
+	case n.kind() == unix.S_IFREG && !special && n.flags()&flagVerity == 0 && dataEnd > 0:
+		beyond = (dataEnd - 1) * r.super.blockSize
+	}
+	if err == nil && beyond > size {
+		err = c.problem("inode %d: it has data at byte %d, beyond its end at %d", n.number, beyond, size)
+	}
+	if err != nil {
+		return err
 	}
 	return c.checkSectors(n, blocks)
 }

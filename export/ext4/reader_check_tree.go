@@ -64,6 +64,9 @@ func (c *checker) checkDir(d dirToRead) (subdirs []dirToRead, err error) {
 			return tell("the second name is %q with inode %d, not its parent %d", e.name, e.inode, d.parent)
 		case count <= 2:
 			c.link(e.inode)
+			if e.typ != 0 && e.typ != fileType(unix.S_IFDIR) {
+				return tell("%q has the type %d", e.name, e.typ)
+			}
 			return nil
 		}
 		if _, twice := names[e.name]; twice {

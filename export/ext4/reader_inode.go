@@ -1,7 +1,9 @@
 package ext4
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 
@@ -193,6 +195,9 @@ func (r *Reader) target(n *node) (string, error) {
 	err := r.extents(n, func(file, image, length int64) error {
 		return readFull(r.src, b[file:file+length], image)
 	})
+	if err == nil && (size == 0 || bytes.IndexByte(b, 0) >= 0) {
+		err = errors.New("a symlink without a target, or one that has a NUL byte")
+	}
 	return string(b), err
 }
 

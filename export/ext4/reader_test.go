@@ -351,6 +351,10 @@ func TestCheckFinds(t *testing.T) {
 		{"twice", "set_inode_field /bin/file4096 block[2] 100000", "in use twice"},
 		{"group", "set_bg 0 free_blocks_count 1", "free blocks"},
 		{"inode-checksum", "set_inode_field /bin/su checksum 1", "the checksum is wrong"},
+		{"deleted", "set_inode_field /bin/su dtime 20200101", "it is in use, but has a time of deletion"},
+		{"beyond", "set_inode_field /bin/file4097 size 1", "it has data at byte 4096, beyond its end at 1"},
+		{"dir-hole", "punch /lost+found 1 1\nset_inode_field /lost+found blocks 24", "of the 4 blocks of a directory, only 3 are there"},
+		{"target", "set_inode_field /attr/longer size 250", "a symlink without a target, or one that has a NUL byte"},
 		{"parent", "unlink /bin/..\nlink <2> /bin/...", "directory inode"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -371,6 +375,31 @@ func TestCheckFinds(t *testing.T) {
 			}
 			list := problems(t, openReader(t, image))
 			if !strings.Contains(strings.Join(list, "\n"), c.want) {
+				t.Errorf("check reports %q, not %q", list, c.want)
+			}
+		})
+	}
+}
+
+// Nor does the check miss what no checksum tells.
+func TestCheckFindsForeign(t *testing.T) {
+	need(t, "fsck")
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "small"), []byte("small"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, options, command, want string }{
+		{"parent-type", "-O ^metadata_csum", "zap_block -f / -o 19 -l 1 -p 1 0", `".." has the type 1`},
+		{"inline-size", "-O inline_data", "set_inode_field /small size 20000000000", "which has room for"},
+		{"inline-sectors", "-O inline_data", "set_inode_field /small blocks 8", "it takes 0 sectors, not 8"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			image := foreignImage(t, "-t ext4 "+c.options+" -d "+folder)
+			runTool(t, "debugfs", "-w", "-R", c.command, image)
+			if err := e2fsck(image); err == nil {
+				t.Error("e2fsck finds nothing")
+			}
+			if list := problems(t, openReader(t, image)); !strings.Contains(strings.Join(list, "\n"), c.want) {
 				t.Errorf("check reports %q, not %q", list, c.want)
 			}
 		})
