@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/DragonOS-Community/rootfs/export/plan"
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
@@ -124,6 +126,32 @@ func TestTooSmall(t *testing.T) {
 			t.Fatalf("%v tells no size", err)
 		}
 		fsck(t, writeImage(t, t.TempDir(), tr.mustPlan(Options{Size: needed, Created: created})))
+	}
+}
+
+// TestNeededSize: the size that the error tells is the next that is enough, be
+// it with a smaller journal than is usual.
+func TestNeededSize(t *testing.T) {
+	for _, c := range []struct{ content, size, want int64 }{
+		{0, 4096, 1 << 20},
+		{5 << 20, 1 << 20, 6 << 20},
+		{5 << 20, 8 << 20, 10 << 20}, // from 8 MiB on, there is a journal
+		{128 << 20, 64 << 20, 141 << 20},
+	} {
+		tr := newTree(t, t.TempDir())
+		tr.file("file", strings.Repeat("x", int(c.content)))
+		_, err := tr.plan(Options{Size: c.size})
+		var size *plan.SizeError
+		if !errors.As(err, &size) || size.Need != c.want {
+			t.Errorf("%d bytes in %d: %v, want %d", c.content, c.size, err, c.want)
+			continue
+		}
+		tr.mustPlan(Options{Size: size.Need})
+		if size.Need-1<<20 > c.size {
+			if _, err := tr.plan(Options{Size: size.Need - 1<<20}); err == nil {
+				t.Errorf("%d bytes fit %d, too", c.content, size.Need-1<<20)
+			}
+		}
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// sizeUnit is what an automatic size is a multiple of: 1 MiB.
+	// sizeUnit is what sizes that aren't asked for are a multiple of: 1 MiB.
 	sizeUnit = 1 << 20 / blockSize
 
 	minAutoBlocks = 16 << 20 / blockSize
@@ -29,25 +29,42 @@ func (p *Planner) place() (*placed, error) {
 	if p.opts.Size == 0 {
 		return p.placeAuto(uint64(p.opts.Free+blockSize-1) / blockSize)
 	}
-	l, err := newLayout(uint64(p.opts.Size)/blockSize, p.wantedInodes(), !p.opts.NoJournal)
-	for err == nil {
-		pl := p.allocate(l)
-		if pl.missing(0) == 0 {
-			pl.size = p.opts.Size
-			return pl, nil
+	blocks := uint64(p.opts.Size) / blockSize
+	pl, missing, err := p.placeIn(blocks)
+	if err == nil && missing == 0 {
+		pl.size = p.opts.Size
+		return pl, nil
+	}
+	for blocks = inUnits(max(blocks, 1)); blocks <= maxBlocks; blocks += inUnits(max(missing, 1)) {
+		// A size that is too small for anything is no error here.
+		if pl, missing, err = p.placeIn(blocks); err == nil && missing == 0 {
+			return nil, &plan.SizeError{Size: p.opts.Size, Need: int64(pl.blocks) * blockSize}
 		}
+	}
+	return nil, errTooMuch
+}
+
+var errTooMuch = fmt.Errorf("the content needs more than the %d bytes that an image can have", int64(maxBlocks)*blockSize)
+
+// placeIn places everything in an image of some blocks, if need be with a
+// smaller journal than is usual, and returns how many blocks that lacks.
+func (p *Planner) placeIn(blocks uint64) (pl *placed, missing uint64, err error) {
+	l, err := newLayout(blocks, p.wantedInodes(), !p.opts.NoJournal)
+	if err != nil {
+		return nil, 0, err
+	}
+	for {
+		pl = p.allocate(l)
 		// The usual journal grows by steps, of which a smaller image has none.
-		if l.journalBlocks <= minJournal {
-			break
+		if missing = pl.missing(0); missing == 0 || l.journalBlocks <= minJournal {
+			return pl, missing, nil
 		}
 		l.journalBlocks /= 2
 	}
-	least, err := p.placeAuto(0)
-	if err != nil {
-		return nil, err
-	}
-	return nil, &plan.SizeError{Size: p.opts.Size, Need: least.size}
 }
+
+// inUnits rounds a number of blocks up to whole units.
+func inUnits(blocks uint64) uint64 { return (blocks + sizeUnit - 1) / sizeUnit * sizeUnit }
 
 // placeAuto finds a size that holds everything and leaves some blocks free.
 func (p *Planner) placeAuto(free uint64) (*placed, error) {
@@ -62,10 +79,9 @@ func (p *Planner) placeAuto(free uint64) (*placed, error) {
 			pl.size = int64(l.blocks) * blockSize
 			return pl, nil
 		}
-		total += (missing + sizeUnit - 1) / sizeUnit * sizeUnit
+		total += inUnits(missing)
 	}
-	return nil, fmt.Errorf("the content needs more than the %d bytes that an image can have",
-		int64(maxBlocks)*blockSize)
+	return nil, errTooMuch
 }
 
 // wantedInodes leaves some inodes for new files, however many there are.
