@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
@@ -323,6 +324,27 @@ func TestOCILayoutReplacesOnlyLayouts(t *testing.T) {
 	}
 	o.Discard()
 	wantNames(t, dir, "layout", "precious")
+
+	// As skopeo and umoci leave a layout to which they have added an image.
+	other := filepath.Join(dir, "other")
+	writeLayout(t, other, newLayer(t, tr), testImage)
+	index := filepath.Join(other, "index.json")
+	var two v1.IndexManifest
+	b, err := os.ReadFile(index)
+	if err == nil {
+		err = json.Unmarshal(b, &two)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	two.Manifests = append(two.Manifests, two.Manifests[0])
+	if b, err = json.Marshal(two); err != nil {
+		t.Fatal(err)
+	}
+	writeOutput(t, index, string(b))
+	if _, err := CreateOutputDir(other, MayReplaceOCI); err == nil || !strings.Contains(err.Error(), "has 2 images") {
+		t.Errorf("a layout of two images: %v", err)
+	}
 
 	writeOutput(t, filepath.Join(layout, "notes"), "")
 	if _, err := CreateOutputDir(layout, MayReplaceOCI); err == nil || !strings.Contains(err.Error(), `move "notes" away`) {

@@ -73,17 +73,19 @@ func writeOCI(ctx context.Context, dir string, l Layer, opts ImageOptions) error
 	if err != nil {
 		return err
 	}
-	if err := writeSynced(filepath.Join(dir, "index.json"), writesBytes(index)); err != nil {
+	if err := writeSynced(filepath.Join(dir, ociIndexFile), writesBytes(index)); err != nil {
 		return err
 	}
 	return writeSynced(filepath.Join(dir, ociLayoutFile), writesBytes([]byte(`{"imageLayoutVersion":"1.0.0"}`)))
 }
 
-// ociLayoutFile marks a directory as an OCI layout.
-const ociLayoutFile = "oci-layout"
+const (
+	ociLayoutFile = "oci-layout" // marks a directory as an OCI layout
+	ociIndexFile  = "index.json" // lists its images
+)
 
 // MayReplaceOCI is for [CreateOutputDir]: it returns nil if the directory is
-// empty or an OCI layout, and nothing else is in it.
+// empty or an OCI layout of one image, with nothing else in it.
 func MayReplaceOCI(dir string) error {
 	names, err := os.ReadDir(dir)
 	if err != nil {
@@ -95,10 +97,15 @@ func MayReplaceOCI(dir string) error {
 	}
 	for _, n := range names {
 		switch n.Name() {
-		case ociLayoutFile, "index.json", "blobs":
+		case ociLayoutFile, ociIndexFile, "blobs":
 		default:
 			return fmt.Errorf("output %s is an OCI layout with something else in it: move %s away or choose another name", dir, strconv.Quote(n.Name()))
 		}
+	}
+	// Other programs add images to a layout. What can't be read holds none.
+	var index v1.IndexManifest
+	if b, err := os.ReadFile(filepath.Join(dir, ociIndexFile)); err == nil && json.Unmarshal(b, &index) == nil && len(index.Manifests) > 1 {
+		return fmt.Errorf("output %s is an OCI layout that has %d images, all of which would be replaced; remove it or choose another name", dir, len(index.Manifests))
 	}
 	return nil
 }
