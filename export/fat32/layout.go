@@ -101,12 +101,41 @@ func (p *Planner) choose() (*layout, error) {
 			return &l, nil
 		}
 	}
-	least, err := p.chooseAuto(0)
+	least, err := p.least()
 	if err != nil {
 		return nil, err
 	}
-	return nil, &plan.SizeError{Size: p.opts.Size, Need: least.size}
+	return nil, &plan.SizeError{Size: p.opts.Size, Need: least}
 }
+
+// least returns the smallest size that holds everything, with whatever clusters
+// choose takes for it.
+func (p *Planner) least() (int64, error) {
+	var least int64
+	for c := int64(sectorSize); c <= clusterSizes[len(clusterSizes)-1].cluster; c *= 2 {
+		var from int64 // smaller images aren't tried with these clusters
+		for _, usual := range clusterSizes {
+			if usual.cluster < c {
+				from = usual.upTo/sizeUnit*sizeUnit + sizeUnit
+			}
+		}
+		need := max(p.clusters(c), minClusters)
+		l := layoutOf(need, c)
+		size := max(inUnits(l.sectors()*sectorSize), from)
+		if need <= maxClusters && size/c <= maxClusters && size <= maxSectors*sectorSize && (least == 0 || size < least) {
+			least = size
+		}
+	}
+	if least == 0 {
+		return 0, errTooMuch
+	}
+	return least, nil
+}
+
+var errTooMuch = fmt.Errorf("the content needs more than the %d bytes that a FAT32 image can have", int64(maxSectors)*sectorSize)
+
+// inUnits rounds a size up to whole units.
+func inUnits(size int64) int64 { return (size + sizeUnit - 1) / sizeUnit * sizeUnit }
 
 // chooseAuto finds the smallest size that holds everything and leaves some
 // bytes free.
@@ -115,15 +144,14 @@ func (p *Planner) chooseAuto(free int64) (*layout, error) {
 	for _, c := range clusterSizes {
 		need := max(p.clusters(c.cluster)+(free+c.cluster-1)/c.cluster, minClusters)
 		l := layoutOf(need, c.cluster)
-		size := (l.sectors()*sectorSize + sizeUnit - 1) / sizeUnit * sizeUnit
-		size = max(size, above+sizeUnit)
+		size := max(inUnits(l.sectors()*sectorSize), above+sizeUnit)
 		if need <= maxClusters && size <= c.upTo {
 			l = within(size, c.cluster)
 			return &l, nil
 		}
 		above = c.upTo / sizeUnit * sizeUnit
 	}
-	return nil, fmt.Errorf("the content needs more than the %d bytes that a FAT32 image can have", int64(maxSectors)*sectorSize)
+	return nil, errTooMuch
 }
 
 // clusters counts the clusters that the content takes.

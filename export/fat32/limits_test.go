@@ -89,15 +89,7 @@ func TestNeededSize(t *testing.T) {
 func TestSmallFiles(t *testing.T) {
 	need(t, "fsckfat")
 	tr := newTree(t, t.TempDir())
-	host := tr.file("one", "x")
-	for _, dir := range []string{"a", "b"} {
-		tr.dir(dir)
-		for i := range 35_000 {
-			e := *host
-			e.Path, e.Ino = fmt.Sprintf("%s/%05d", dir, i), uint64(len(tr.entries)+1)
-			tr.entries = append(tr.entries, &e)
-		}
-	}
+	tr.repeat(tr.file("one", "x"), 35_000, "a", "b")
 	for _, c := range []struct {
 		size int64
 		want byte // sectors a cluster
@@ -116,6 +108,23 @@ func TestSmallFiles(t *testing.T) {
 		if c.size == 262<<20 {
 			fsck(t, writeImage(t, t.TempDir(), p))
 		}
+	}
+}
+
+// TestNeededSmallFiles: the size that small files need is that with the clusters
+// in which they take the least, of those that it may have.
+func TestNeededSmallFiles(t *testing.T) {
+	tr := newTree(t, t.TempDir())
+	tr.repeat(tr.empty("one", 4097), 30_000, "a", "b")
+	var size *plan.SizeError
+	if _, err := tr.planner(Options{Size: 100 << 20}).Plan(); !errors.As(err, &size) {
+		t.Fatalf("60,000 files of 4097 bytes in 100 MiB: %v", err)
+	}
+	if _, err := tr.planner(Options{Size: size.Need}).Plan(); err != nil {
+		t.Errorf("they don't fit the %d bytes that they need: %v", size.Need, err)
+	}
+	if _, err := tr.planner(Options{Size: size.Need - sizeUnit}).Plan(); err == nil {
+		t.Errorf("they fit %d bytes, which is less than %d", size.Need-sizeUnit, size.Need)
 	}
 }
 

@@ -120,6 +120,18 @@ func (tr *tree) empty(name string, size int64) *overlay.Entry {
 	return e
 }
 
+// repeat adds count copies of a file to each of some new directories.
+func (tr *tree) repeat(one *overlay.Entry, count int, dirs ...string) {
+	for _, dir := range dirs {
+		tr.dir(dir)
+		for i := range count {
+			e := *one
+			e.Path, e.Ino = fmt.Sprintf("%s/%05d", dir, i), uint64(len(tr.entries)+1)
+			tr.entries = append(tr.entries, &e)
+		}
+	}
+}
+
 func (tr *tree) symlink(name, target string) *overlay.Entry {
 	e := tr.add(name, unix.S_IFLNK|0o777)
 	e.Target, e.Size = target, int64(len(target))
