@@ -81,14 +81,6 @@ func (m meta) implied() bool {
 		m.origin == 0 && m.nlink == 0
 }
 
-// hostMode returns the mode bits for chmod on the host.
-func (m meta) hostMode() uint32 {
-	if m.implied() {
-		return m.hostPerm()
-	}
-	return m.hostPerm() | metaFlag
-}
-
 // encode gives the value of xattrMeta: the mode in octal, uid, gid,
 // major:minor, origin and nlink, in decimal, and the target if there is one,
 // separated by blanks.

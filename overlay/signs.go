@@ -118,11 +118,11 @@ func (s *signs) follow(dir, path string, kind signKind, links *int) string {
 	names := splitAll(path)
 	for i, name := range names {
 		last := i == len(names)-1
-		switch {
-		case name == "..":
+		switch name {
+		case "..":
 			dir = filepath.Dir(dir)
 			continue
-		case name == ".":
+		case ".":
 			continue
 		}
 		at := filepath.Join(dir, name)

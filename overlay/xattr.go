@@ -211,12 +211,12 @@ func (t *Tree) listXattrAt(n *Node, buf []byte) (int, bool, error) {
 	}
 	defer dir.close()
 	k, err := llistxattrat(fd, name, buf)
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		return k, true, nil
-	case unix.ERANGE:
+	case errors.Is(err, unix.ERANGE):
 		return 0, false, nil
-	case unix.ENOSYS, unix.EPERM: // EPERM: from a sandbox that doesn't know the call
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM): // EPERM: from a sandbox that doesn't know the call
 		t.pathXattrs.Store(true)
 		return 0, false, nil
 	}
