@@ -90,14 +90,29 @@ func (d *hostDir) path() string {
 	if d.parent == nil {
 		return "."
 	}
-	var names []string
-	for ; d.parent != nil; d = d.parent {
-		names = append(names, d.name)
+	var buf [256]byte
+	return string(d.appendPath(buf[:0]))
+}
+
+// hostPath is the directory's path on the host.
+func (d *hostDir) hostPath() string {
+	if d.parent == nil {
+		return d.layer.Dir
 	}
-	for i, j := 0, len(names)-1; i < j; i, j = i+1, j-1 {
-		names[i], names[j] = names[j], names[i]
+	var buf [256]byte
+	b := append(buf[:0], d.layer.Dir...)
+	if d.layer.Dir != "/" {
+		b = append(b, '/')
 	}
-	return strings.Join(names, "/")
+	return string(d.appendPath(b))
+}
+
+// appendPath adds the path in the layer of a directory that isn't its root.
+func (d *hostDir) appendPath(b []byte) []byte {
+	if d.parent.parent != nil {
+		b = append(d.parent.appendPath(b), '/')
+	}
+	return append(b, d.name...)
 }
 
 // stat is lstat of name in the directory; ok is false when there is none.

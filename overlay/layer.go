@@ -3,6 +3,7 @@ package overlay
 import (
 	"fmt"
 	"hash/fnv"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,7 @@ type Layer struct {
 // open finds the layer's directory and prepares it for tree.
 func (l *Layer) open(t *Tree, rank int) error {
 	l.tree, l.rank = t, rank
+	l.Dir = filepath.Clean(l.Dir) // what is in it is named by adding to that
 	if l.root == nil {
 		l.root = &hostDir{layer: l}
 	}

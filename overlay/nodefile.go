@@ -99,7 +99,7 @@ func (p place) Open() (*File, error) {
 }
 
 // String names the host's file, for messages.
-func (p place) String() string { return filepath.Join(p.dir.layer.Dir, p.dir.path(), p.name) }
+func (p place) String() string { return filepath.Join(p.dir.hostPath(), p.name) }
 
 // Content returns the bytes of a regular file as they are on the host, without
 // the node: an export keeps a million of them. It is for a tree that is open

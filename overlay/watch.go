@@ -132,7 +132,7 @@ func (w *watcher) add(n *Node) {
 		if part.layer.recorded {
 			continue // only the tree changes it
 		}
-		path := filepath.Join(part.layer.Dir, part.path())
+		path := part.hostPath()
 		w.mu.Lock()
 		if !slices.Contains(w.dirs[path], n) {
 			w.dirs[path] = append(w.dirs[path], n)
@@ -225,7 +225,7 @@ func (w *watcher) remove(n *Node, parts []*hostDir) {
 		if part.layer.recorded {
 			continue
 		}
-		path := filepath.Join(part.layer.Dir, part.path())
+		path := part.hostPath()
 		w.mu.Lock()
 		if nodes := w.dirs[path]; slices.Contains(nodes, n) {
 			if nodes = slices.DeleteFunc(nodes, func(other *Node) bool { return other == n }); len(nodes) > 0 {

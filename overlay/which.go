@@ -56,7 +56,7 @@ func (t *Tree) Which(path string) ([]Origin, error) {
 		if err != nil {
 			return nil, err
 		}
-		o := Origin{Layer: d.layer.Name, Host: filepath.Join(d.layer.Dir, d.path(), name), Use: Hidden}
+		o := Origin{Layer: d.layer.Name, Host: filepath.Join(d.hostPath(), name), Use: Hidden}
 		switch {
 		case !ok || seen[o.Host] || d.hides(name):
 			continue
@@ -77,7 +77,7 @@ func (t *Tree) Which(path string) ([]Origin, error) {
 func merging(stack []*hostDir) []Origin {
 	all := make([]Origin, len(stack))
 	for i, d := range stack {
-		all[i] = Origin{Layer: d.layer.Name, Host: filepath.Join(d.layer.Dir, d.path()), Use: Merged}
+		all[i] = Origin{Layer: d.layer.Name, Host: d.hostPath(), Use: Merged}
 	}
 	if len(all) > 0 {
 		all[0].Use = Shown

@@ -38,6 +38,7 @@ type worker struct {
 	inARow      int       // requests that were there when it came for them
 	trust       int       // in the next request's coming soon
 	considerate time.Time // until when other programs need the processors more
+	madeRoom    time.Time // when Go's scheduler last had it for others
 
 	last uint64        // number of the last request
 	task atomic.Uint64 // number of the one being handled with the right to read; or 0
