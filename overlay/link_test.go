@@ -159,19 +159,26 @@ func TestRenamedNameOfAForgottenDirectory(t *testing.T) {
 	}
 }
 
-// A copy that only the index has, of a file with several names in a layer, stays
-// the same file when the layers are read again.
-func TestCopyInTheIndexOutlivesNewLayers(t *testing.T) {
+// copiedByOtherName returns a tree that was just opened, in which etc/a and etc/b are
+// one file of a layer that was edited as etc/a before.
+func copiedByOtherName(t *testing.T) (*Project, *Tree) {
+	t.Helper()
 	p := project(t, "user/sysconfig/etc/a text")
 	in(t, p, `ln user/sysconfig/etc/a user/sysconfig/etc/b`)
 	tree := open(t, p)
 	_, err := tree.Write(at(t, tree, "etc/a"), []byte("TEXT"), 0)
 	must(t, err)
 	must(t, tree.Close())
-	tree = open(t, p)
+	return p, open(t, p)
+}
+
+// A copy that only the index has, of a file with several names in a layer, stays
+// the same file when the layers are read again.
+func TestCopyInTheIndexOutlivesNewLayers(t *testing.T) {
+	_, tree := copiedByOtherName(t)
 	b := at(t, tree, "etc/b")
 	must(t, tree.relayer(new(news)))
-	_, err = tree.Checkpoint(Checkpoint{})
+	_, err := tree.Checkpoint(Checkpoint{})
 	must(t, err)
 	_, err = tree.Write(b, []byte("more"), 0)
 	must(t, err)
@@ -207,13 +214,7 @@ func TestCopyIsNotTheFileThatTheLayerHasNow(t *testing.T) {
 
 // The name of such a copy may become a directory's.
 func TestCopyInTheIndexLosesItsNameToADirectory(t *testing.T) {
-	p := project(t, "user/sysconfig/etc/a text")
-	in(t, p, `ln user/sysconfig/etc/a user/sysconfig/etc/b`)
-	tree := open(t, p)
-	_, err := tree.Write(at(t, tree, "etc/a"), []byte("TEXT"), 0)
-	must(t, err)
-	must(t, tree.Close())
-	tree = open(t, p)
+	p, tree := copiedByOtherName(t)
 	at(t, tree, "etc/b")
 	in(t, p, `cd user/sysconfig/etc; rm b; mkdir b; echo new >b/file`)
 	must(t, tree.relayer(new(news)))

@@ -18,8 +18,7 @@ type signs struct {
 	watch   map[string]bool // the folders to watch: those, and where places are
 
 	project *Project
-	apps    string   // one of lists
-	exclude []string // as in the manifest
+	apps    string // one of lists
 }
 
 // signKind says what changes of a place count.
@@ -36,7 +35,6 @@ func (p *Project) signs() *signs {
 	s := &signs{
 		project: p, places: make(map[string]signKind), lists: make(map[string]bool),
 		folders: make(map[string]bool), watch: make(map[string]bool),
-		exclude: p.Manifest.Apps.Exclude,
 	}
 	if p.directories != nil {
 		return s
@@ -70,7 +68,7 @@ func (s *signs) packages(apps string) {
 		return
 	}
 	for _, e := range entries {
-		if noPackage(s.exclude, e.Name()) {
+		if s.excludes(e.Name()) {
 			continue
 		}
 		dir := filepath.Join(s.apps, e.Name())
@@ -86,6 +84,11 @@ func (s *signs) packages(apps string) {
 	}
 }
 
+// excludes tells whether a name in the packages' folder is none of theirs.
+func (s *signs) excludes(name string) bool {
+	return noPackage(s.project.Manifest.Apps.Exclude, name)
+}
+
 // list adds a folder of which every name counts, and returns where it is.
 func (s *signs) list(dir string) string {
 	end := s.place(dir, signName)
@@ -98,19 +101,18 @@ func (s *signs) list(dir string) string {
 // place adds a path and, if that is a link, what it leads to, which is returned;
 // "" where that can't be followed.
 func (s *signs) place(path string, kind signKind) string {
-	links := 0
-	return s.follow("/", path, kind, &links)
+	return s.in("/", path, kind)
 }
 
-// in is place for a name in a folder whose path goes through no link.
-func (s *signs) in(dir, name string, kind signKind) string {
+// in is place for a path from a folder on whose path goes through no link.
+func (s *signs) in(dir, path string, kind signKind) string {
 	links := 0
-	return s.follow(dir, name, kind, &links)
+	return s.follow(dir, path, kind, &links)
 }
 
-// follow is place for a path from a folder on whose path goes through no link. What
-// it leads through counts as well, but for the folders that the project is in and
-// its own.
+// follow is in, with the number of links that were followed before. What the path
+// leads through counts as well, but for the folders that the project is in and its
+// own.
 func (s *signs) follow(dir, path string, kind signKind, links *int) string {
 	if filepath.IsAbs(path) {
 		dir = "/"
@@ -194,7 +196,7 @@ func (s *signs) state() map[string]string {
 func (s *signs) counts(path string, other bool) signKind {
 	dir, name := filepath.Dir(path), filepath.Base(path)
 	kind := s.places[path]
-	if dir == s.apps && !noPackage(s.exclude, name) {
+	if dir == s.apps && !s.excludes(name) {
 		if _, ok := cutArchiveSuffix(name); ok && !isDir(path) {
 			kind = signArchive
 		}

@@ -194,9 +194,9 @@ func (t *Tree) hostXattrs(n *Node) ([]string, error) {
 	return n.llist(path)
 }
 
-// listXattrAt asks by directory and name (Linux 6.13), which takes a fifth of the time of a path through /proc: a walk asks for each
-// entry, and most have none. It returns false where it can't be asked so, or
-// buf is too small.
+// listXattrAt asks by directory and name (Linux 6.13), which takes a fifth of the
+// time of a path through /proc: a walk asks for each entry, and most have none. It
+// returns false where it can't be asked so, or buf is too small.
 func (t *Tree) listXattrAt(n *Node, buf []byte) (int, bool, error) {
 	dir, name := n.part, n.hostName()
 	if n.dir != nil {

@@ -46,13 +46,9 @@ func TestOnlyTheOwnerIsAnswered(t *testing.T) {
 	<-s.ended
 }
 
-// A request that a daemon hasn't taken before its end is asked again.
-func TestRequestOfADaemonThatEnds(t *testing.T) {
-	p := &overlay.Project{Root: t.TempDir()}
-	if err := p.MakeStateDir(); err != nil {
-		t.Fatal(err)
-	}
-	var listener net.Listener
+// listenAsDaemon listens where a project's daemon does.
+func listenAsDaemon(t *testing.T, p *overlay.Project) (listener net.Listener) {
+	t.Helper()
 	err := withSocket(p, func(path string) (err error) {
 		listener, err = net.Listen("unix", path)
 		return err
@@ -60,6 +56,16 @@ func TestRequestOfADaemonThatEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return listener
+}
+
+// A request that a daemon hasn't taken before its end is asked again.
+func TestRequestOfADaemonThatEnds(t *testing.T) {
+	p := &overlay.Project{Root: t.TempDir()}
+	if err := p.MakeStateDir(); err != nil {
+		t.Fatal(err)
+	}
+	listener := listenAsDaemon(t, p)
 	asked := make(chan error)
 	go func() {
 		_, err := askDaemon(p, &controlRequest{Op: "checkpoint"})

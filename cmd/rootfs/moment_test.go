@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -231,14 +230,7 @@ func TestFileOpenedBeforeTheMomentIsNamed(t *testing.T) {
 		}
 	}
 	write("before")
-	var listener net.Listener
-	err := withSocket(p, func(path string) (err error) {
-		listener, err = net.Listen("unix", path)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := listenAsDaemon(t, p)
 	defer listener.Close() //nolint:errcheck // only a test's
 	var answering sync.WaitGroup
 	answering.Go(func() {
@@ -256,7 +248,7 @@ func TestFileOpenedBeforeTheMomentIsNamed(t *testing.T) {
 		}
 	})
 	m := &moment{project: p, mount: &mountState{Mountpoint: mnt}}
-	_, err = m.freeze(&export.Request{Strict: true})
+	_, err := m.freeze(&export.Request{Strict: true})
 	answering.Wait()
 	if err == nil || strings.Count(err.Error(), "before") != 1 || strings.Count(err.Error(), "meanwhile") != 1 {
 		t.Errorf("it says %v", err)
