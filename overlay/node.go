@@ -334,7 +334,7 @@ func (t *Tree) makeNode(d *directory, name string, l *Layer, a *attrs) (*Node, e
 		n.ino = n.number(a)
 		return n, nil
 	}
-	f, err := step(d.stack, name)
+	f, err := stepKnowing(d.stack, name, part, &a.st)
 	if err != nil {
 		return nil, err
 	}

@@ -32,18 +32,26 @@ type found struct {
 }
 
 // step finds name in a stack.
-func step(stack []*hostDir, name string) (found, error) {
+func step(stack []*hostDir, name string) (found, error) { return stepKnowing(stack, name, nil, nil) }
+
+// stepKnowing is step, which need not ask for name in part again: st is what the
+// host has just said of it.
+func stepKnowing(stack []*hostDir, name string, part *hostDir, st *unix.Stat_t) (found, error) {
 	var f found
+	var asked unix.Stat_t
 	for _, d := range stack {
-		var st unix.Stat_t
-		ok, err := d.stat(name, &st)
-		if err != nil {
-			return found{}, fmt.Errorf("%s/%s/%s: %w", d.layer.Dir, d.path(), name, err)
+		st := st
+		if d != part {
+			st = &asked
+			ok, err := d.stat(name, st)
+			if err != nil {
+				return found{}, fmt.Errorf("%s/%s/%s: %w", d.layer.Dir, d.path(), name, err)
+			}
+			if !ok {
+				continue
+			}
 		}
-		if !ok {
-			continue
-		}
-		if d.layer.isWhiteout(&st) {
+		if d.layer.isWhiteout(st) {
 			break
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
@@ -58,7 +66,7 @@ func step(stack []*hostDir, name string) (found, error) {
 		if f.dir == nil {
 			f.dir = d
 		}
-		done, err := f.push(d, name, &st)
+		done, err := f.push(d, name, st)
 		if err != nil {
 			return found{}, err
 		}
