@@ -14,21 +14,11 @@ import (
 // permissions are the bits of st_mode that a caller chooses.
 const permissions = 0o7777
 
-// Create implements open(2) with O_CREAT of a file that isn't there.
-func (f *filesystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	dir := f.nodes.get(in.NodeId)
-	if dir == nil {
-		return stale
-	}
-	var e overlay.Entry
-	n, err := f.tree.Create(dir, name, in.Mode&permissions, f.owner(&in.InHeader, in.Umask), &e)
-	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
-		// It came through a layer, and the kernel hasn't heard yet. It looks
-		// again when told so, and opens what it finds.
-		return stale
-	}
-	out.OpenFlags = openFlags
-	return f.made("create", in.NodeId, n, &e, err, &out.EntryOut)
+// Create isn't there, so that the kernel makes a file by MKNOD and then opens it,
+// as any other, without asking. The first time it asks, and so learns that no file
+// is opened here, and that none is to be released.
+func (f *filesystem) Create(<-chan struct{}, *fuse.CreateIn, string, *fuse.CreateOut) fuse.Status {
+	return fuse.ENOSYS
 }
 
 // Tmpfile implements open(2) with O_TMPFILE.
@@ -43,7 +33,7 @@ func (f *filesystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Cre
 	return f.made("tmpfile", in.NodeId, n, &e, err, &out.EntryOut)
 }
 
-// Mknod implements mknod(2), also of a regular file.
+// Mknod implements mknod(2), and open(2) with O_CREAT of a file that isn't there.
 func (f *filesystem) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
 	dir := f.nodes.get(in.NodeId)
 	if dir == nil {
@@ -51,6 +41,11 @@ func (f *filesystem) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out
 	}
 	var e overlay.Entry
 	n, err := f.tree.Mknod(dir, name, in.Mode, uint64(in.Rdev), f.owner(&in.InHeader, in.Umask), &e)
+	if errors.Is(err, unix.EEXIST) {
+		// It came through a layer, and the kernel hasn't heard yet. It looks
+		// again when told so, and finds it.
+		return stale
+	}
 	return f.made("mknod", in.NodeId, n, &e, err, out)
 }
 

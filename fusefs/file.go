@@ -10,7 +10,7 @@ import (
 )
 
 // Contents are read and written by node, without handles: with OPEN answered
-// by ENOSYS the kernel sends no RELEASE, not even for what CREATE opened.
+// by ENOSYS the kernel sends no RELEASE.
 
 // openFlags: keep the cached content from one open to the next, and don't ask
 // FLUSH at close; each write has been answered before.

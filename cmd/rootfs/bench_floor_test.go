@@ -176,9 +176,8 @@ func (f *floor) make(dir uint64, name string, mode uint32, out *fuse.EntryOut) {
 	n.entry(out)
 }
 
-func (f *floor) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	f.make(in.NodeId, name, unix.S_IFREG|in.Mode&0o7777, &out.EntryOut)
-	out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
+func (f *floor) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	f.make(in.NodeId, name, in.Mode, out)
 	return fuse.OK
 }
 
