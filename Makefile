@@ -9,7 +9,7 @@ FUZZTIME  ?= 30s
 COUNT     ?= 10
 
 TEST_TOOLS := bsdtar cpio debootstrap e2fsck fsck.fat fusermount3 gcc getfacl getfattr \
-              git make mcopy mkfs.vfat mkfs.xfs musl-gcc partx podman python3 rsync setcap sfdisk sgdisk skopeo \
+              git make mcopy mkfs.vfat mkfs.xfs musl-gcc partx patch podman python3 rsync setcap sfdisk sgdisk skopeo \
               tar umoci vim.tiny
 
 .PHONY: build test race lint fuzz judge crash bench bench-export bench-mount demo boot-matrix clean

@@ -269,29 +269,42 @@ func (d *differ) both() error {
 				return err
 			}
 		}
-	} else if err := d.fields(x, y); err != nil {
+	} else if err := errors.Join(d.fields(x, y), d.firstNames(x, y)); err != nil {
 		return err
 	}
 	return errors.Join(a.advance(skip), b.advance(skip))
 }
 
+// firstNames compares which files two entries are further names of.
+func (d *differ) firstNames(x, y *overlay.Entry) error {
+	if d.fat || implied(x, y) {
+		return nil
+	}
+	return d.field(x.Path, "first name", d.sides[0].firstName(), d.sides[1].firstName())
+}
+
+// implied tells whether one of the entries is a directory that its archive only
+// has things in.
+func implied(x, y *overlay.Entry) bool { return x.Nlink == 0 || y.Nlink == 0 }
+
+// field reports a field whose values differ.
+func (d *differ) field(path, field, p, q string) error {
+	if p == q {
+		return nil
+	}
+	return d.report(Difference{path, field, p, q})
+}
+
 // fields compares two entries of one type.
 func (d *differ) fields(x, y *overlay.Entry) error {
-	add := func(field, p, q string) error {
-		if p == q {
-			return nil
-		}
-		return d.report(Difference{x.Path, field, p, q})
-	}
+	add := func(field, p, q string) error { return d.field(x.Path, field, p, q) }
 	var errs []error
-	implied := x.Nlink == 0 || y.Nlink == 0
-	if !d.fat && !implied {
+	if !d.fat && !implied(x, y) {
 		errs = append(errs,
 			add("mode", fmt.Sprintf("%04o", x.Mode&0o7777), fmt.Sprintf("%04o", y.Mode&0o7777)),
 			add("owner", fmt.Sprintf("%d:%d", x.UID, x.GID), fmt.Sprintf("%d:%d", y.UID, y.GID)),
 			add("mtime", TimeText(x.Mtime), TimeText(y.Mtime)),
 			add("target", x.Target, y.Target),
-			add("first name", d.sides[0].firstName(), d.sides[1].firstName()),
 			d.xattrs(x, y),
 		)
 	}

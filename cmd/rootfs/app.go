@@ -98,7 +98,7 @@ func oneLine(err error) string {
 
 func newApp(std streams) *cli.App {
 	commands := []*cli.Command{
-		mountCommand(std), umountCommand(), statusCommand(std), exportCommand(std),
+		mountCommand(std), umountCommand(), statusCommand(std), diffCommand(std), exportCommand(std),
 		buildCommand(std), watchCommand(std), whichCommand(std), conflictsCommand(std), sizeCommand(std), sbomCommand(std),
 		checkpointCommand(std), logCommand(std), restoreCommand(std), gcCommand(std),
 		nodeCommand(std), setcapCommand(std), chownCommand(std), imageCommand(std),

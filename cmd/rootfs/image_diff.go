@@ -30,17 +30,7 @@ func imageDiff(c *cli.Context, std streams, args []string) error {
 			return out.line(differenceText(d), d)
 		})
 	})
-	err = errors.Join(err, out.flush())
-	switch {
-	case errors.As(err, new(*usageError)):
-		return err
-	case err != nil:
-		_, printed := fmt.Fprintln(std.err, "rootfs: image diff: "+oneLine(err))
-		return errors.Join(&toldError{exitTrouble}, printed)
-	case count > 0:
-		return &toldError{exitDiffers}
-	}
-	return nil
+	return diffStatus(std, "image diff", count, errors.Join(err, out.flush()))
 }
 
 // withSides opens what is compared: two images, or one and the project.

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/diff"
+	"github.com/urfave/cli/v2"
+
+	"github.com/DragonOS-Community/rootfs/export"
+	"github.com/DragonOS-Community/rootfs/overlay"
+)
+
+func diffCommand(std streams) *cli.Command {
+	return &cli.Command{
+		Name:      "diff",
+		Usage:     "show what the edits change, or what changed since a checkpoint",
+		ArgsUsage: "[CHECKPOINT [CHECKPOINT]] [PATH…]",
+		Description: "Without a checkpoint, from the layers to what is shown now; with one, from that to what is\n" +
+			"shown now; with two, from the first to the second. A line for each field that differs, and\n" +
+			"for text the lines that do, as patch(1) takes them. Status 0 nothing, 1 something, 2 trouble.",
+		Action: func(c *cli.Context) error {
+			count := 0
+			out := newLines(c, std)
+			err := diffEdits(c, std, func(change *export.Change) error {
+				count++
+				return showChange(out, change)
+			})
+			return diffStatus(std, "diff", count, errors.Join(err, out.flush()))
+		},
+	}
+}
+
+// diffStatus makes an exit status of what a comparison has found.
+func diffStatus(std streams, verb string, count int, err error) error {
+	switch {
+	case errors.As(err, new(*usageError)):
+		return err
+	case err != nil:
+		_, printed := fmt.Fprintln(std.err, "rootfs: "+verb+": "+oneLine(err))
+		return errors.Join(&toldError{exitTrouble}, printed)
+	case count > 0:
+		return &toldError{exitDiffers}
+	}
+	return nil
+}
+
+// diffEdits compares what the arguments name.
+func diffEdits(c *cli.Context, std streams, report func(*export.Change) error) error {
+	ctx, stop := interruptible(c.Context)
+	defer stop()
+	project, err := findProject(c)
+	if err != nil {
+		return err
+	}
+	all, err := project.Checkpoints()
+	if err != nil {
+		return err
+	}
+	args := c.Args().Slice()
+	var sides [2]overlay.Options
+	given := 0
+	for ; given < len(sides) && given < len(args); given++ {
+		cp, ok := findCheckpoint(all, args[given])
+		if !ok {
+			break
+		}
+		sides[given].Checkpoint = cp.ID
+	}
+	sides[0].WithoutEdits = given == 0
+	paths := args[given:]
+	for _, path := range paths {
+		if !strings.HasPrefix(path, "/") {
+			return fmt.Errorf("%s: no such checkpoint (see: rootfs log); paths begin with a slash", quoted(path))
+		}
+	}
+	if len(paths) == 0 {
+		paths = []string{"/"}
+	}
+	var trees [2]*overlay.Tree
+	for i, o := range sides {
+		o.ReadOnly, o.Logger, o.Context = true, logger(c, std.err), ctx
+		if _, trees[i], err = openForReading(project, o); err != nil {
+			return err
+		}
+		defer trees[i].Close() //nolint:errcheck // only read
+	}
+	for _, path := range rootPaths(paths) {
+		at := string(path)
+		if at == "" {
+			at = "."
+		}
+		if err := export.DiffTrees(ctx, trees[0], trees[1], at, report); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// showChange prints the fields of a change, but for those that its lines of text
+// show.
+func showChange(out *lines, change *export.Change) error {
+	text, err := textDiff(change)
+	if err != nil {
+		return fmt.Errorf("/%s: %w", change.Path, err)
+	}
+	for _, d := range change.Fields {
+		if text != "" && out.enc == nil && (d.Field == "size" || d.Field == "content") {
+			continue
+		}
+		d.Path = absolute(d.Path)
+		if err := out.line(differenceText(d), d); err != nil {
+			return err
+		}
+	}
+	if out.enc == nil {
+		_, err = io.WriteString(out.out, text)
+	}
+	return err
+}
+
+// largestText is the size in bytes of files that are compared by lines.
+const largestText = 4 << 20
+
+// textDiff compares the contents of two files by lines; "" where they are the same
+// or not text.
+func textDiff(change *export.Change) (string, error) {
+	var texts [2][]byte
+	var names [2]string
+	for i, e := range []*overlay.Entry{change.A, change.B} {
+		names[i] = quoted([]string{"a/", "b/"}[i] + change.Path)
+		if e == nil {
+			names[i] = "/dev/null"
+			continue
+		}
+		if !e.IsRegular() || e.Size > largestText {
+			return "", nil
+		}
+		var err error
+		if texts[i], err = readContent(e); err != nil {
+			return "", err
+		}
+		if bytes.IndexByte(texts[i], 0) >= 0 {
+			return "", nil
+		}
+	}
+	unified := diff.Diff(names[0], texts[0], names[1], texts[1])
+	// Its first line is a command, which patch(1) needs not.
+	_, lines, _ := bytes.Cut(unified, []byte("\n"))
+	return string(lines), nil
+}
+
+func readContent(e *overlay.Entry) ([]byte, error) {
+	f, err := e.Content.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	return io.ReadAll(io.NewSectionReader(f, 0, e.Size))
+}
