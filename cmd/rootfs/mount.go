@@ -95,6 +95,9 @@ func (r *mountRequest) serve() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := outsideTree(tree, r.dir); err != nil {
+		return errors.Join(fmt.Errorf("%s: %w; mount on another directory", quoted(r.dir), err), tree.Close())
+	}
 	if err := refuseConflicts(tree, nil, false); err != nil {
 		return errors.Join(err, tree.Close())
 	}

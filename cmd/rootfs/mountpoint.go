@@ -76,17 +76,32 @@ func checkPlace(p *overlay.Project, dir string) error {
 	return outsideLayers(p, dir)
 }
 
-// outsideLayers refuses a path that lies in a layer.
+// outsideLayers refuses a path that lies in where layers are made from.
 func outsideLayers(p *overlay.Project, path string) error {
 	for _, layer := range p.LayerDirs() {
 		if real, err := filepath.EvalSymlinks(layer); err == nil && beneath(path, real) {
-			if rel, err := filepath.Rel(p.Root, layer); err == nil && filepath.IsLocal(rel) {
-				layer = rel
-			}
-			return fmt.Errorf("lies in the layer %s", quoted(layer))
+			return liesIn(p, layer)
 		}
 	}
 	return nil
+}
+
+// outsideTree refuses a path that lies in a layer of an open tree: of what links
+// lead to, too.
+func outsideTree(tree *overlay.Tree, path string) error {
+	for _, layer := range tree.Layers() {
+		if beneath(path, layer.Dir) {
+			return liesIn(tree.Project(), layer.Dir)
+		}
+	}
+	return nil
+}
+
+func liesIn(p *overlay.Project, layer string) error {
+	if rel, err := filepath.Rel(p.Root, layer); err == nil && filepath.IsLocal(rel) {
+		layer = rel
+	}
+	return fmt.Errorf("lies in the layer %s", quoted(layer))
 }
 
 func checkEmpty(dir string) error {

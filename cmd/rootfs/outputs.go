@@ -32,7 +32,7 @@ func (m *moment) checkOutputs(paths []string) error {
 		case beneath(real, m.project.StateDir()):
 			return fmt.Errorf("%s: lies in %s, where edits are kept; write to another directory", quoted(path), quoted(m.project.StateDir()))
 		}
-		if err := outsideLayers(m.project, real); err != nil {
+		if err := cmp.Or(outsideLayers(m.project, real), outsideTree(m.tree, real)); err != nil {
 			return fmt.Errorf("%s: %w; write to another directory", quoted(path), err)
 		}
 		for other, name := range seen {
