@@ -24,7 +24,7 @@ func mountCommand(std streams) *cli.Command {
 			"`fusermount3 -u MNT` or SIGTERM.",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "f", Usage: "stay in the foreground; Ctrl-C ends the mount"},
-			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTS`, separated by commas: allow_other, debug, or what fuse(8) knows; lowerdir=DIR[:DIR…], upperdir=DIR, workdir=DIR for directories in place of the project"},
+			&cli.StringSliceFlag{Name: "o", KeepSpace: true, Usage: "mount `OPTS`, separated by commas: allow_other, debug, or what fuse(8) knows; lowerdir=DIR[:DIR…], upperdir=DIR, workdir=DIR for directories in place of the project"},
 			noBuildFlag(),
 			keepGoingFlag(),
 		}, cacheFlags()...),
