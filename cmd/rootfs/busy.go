@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -42,18 +41,9 @@ func uses(proc, dir string) bool {
 			return true
 		}
 	}
-	maps, err := os.Open(proc + "/maps")
-	if err != nil {
-		return false
-	}
-	defer maps.Close() //nolint:errcheck // only read
-	lines := bufio.NewScanner(maps)
-	for lines.Scan() {
-		if _, path, ok := strings.Cut(lines.Text(), "/"); ok && beneath("/"+path, dir) {
-			return true
-		}
-	}
-	return false
+	used := false
+	eachMapping(proc, func(_, path string) { used = used || beneath(path, dir) })
+	return used
 }
 
 // inUse tells whether a process or another mount is known that keeps dir busy.

@@ -96,17 +96,25 @@ layer
 // What a program wrote to a mapping is exported, and the file named.
 func TestMappedFileIsExportedAndNamed(t *testing.T) {
 	need(t, "fuse", "python3")
+	for _, name := range []string{"lower", "two\nlines", `back\012slash`} {
+		t.Run(name, func(t *testing.T) { exportMapped(t, name) })
+	}
+}
+
+func exportMapped(t *testing.T, name string) {
 	project := layProject(t, `
--- user/sysconfig/lower --
-0123456789
+-- user/sysconfig/empty --
 `)
+	if err := os.WriteFile(filepath.Join(project, "user/sysconfig", name), []byte("0123456789\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	mnt, _ := mountProject(t, project)
 	writer := exec.Command("python3", "-c", `import mmap, sys, time
-f = open("lower", "r+b")
+f = open(sys.argv[1], "r+b")
 m = mmap.mmap(f.fileno(), 0)
 m[0:6] = b"mapped"
 print("ready", flush=True)
-sys.stdin.read()`)
+sys.stdin.read()`, name)
 	writer.Dir = mnt
 	stdin, err := writer.StdinPipe()
 	if err != nil {
@@ -131,11 +139,11 @@ sys.stdin.read()`)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	want := fmt.Sprintf("still open to be written, and exported as it is at this moment: %s/lower (process %d)", mnt, writer.Process.Pid)
-	if !strings.Contains(string(out), want) {
+	want := fmt.Sprintf("rootfs: warning: still open to be written, and exported as it is at this moment: %s (process %d)\n", quoted(filepath.Join(mnt, name)), writer.Process.Pid)
+	if said := string(out); !strings.Contains(said, want) || strings.Count(said, "still open") != 1 {
 		t.Errorf("said %q, want %q", out, want)
 	}
-	if got := sh(t, project, `tar -xOf out/layer.tar ./lower`); got != "mapped6789\n" {
+	if got := sh(t, project, `tar -xOf out/layer.tar`); got != "mapped6789\n" {
 		t.Errorf("exported %q", got)
 	}
 	// Where that won't do, nothing is written.

@@ -72,26 +72,50 @@ func opensToWrite(info string) bool {
 	return false
 }
 
-// mappedToWrite reads /proc/PID/maps (proc_pid_maps(5)).
 func mappedToWrite(proc, dir string) []string {
-	maps, err := os.Open(proc + "/maps")
-	if err != nil {
-		return nil
-	}
-	defer maps.Close() //nolint:errcheck // only read
 	var paths []string
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		line := lines.Text()
-		_, perms, _ := strings.Cut(line, " ")
-		_, path, ok := strings.Cut(line, "/")
-		if !ok || len(perms) < 4 || perms[1] != 'w' || perms[3] != 's' {
-			continue
-		}
-		if path = "/" + path; beneath(path, dir) && !strings.HasSuffix(path, deletedSuffix) {
+	eachMapping(proc, func(perms, path string) {
+		if len(perms) >= 4 && perms[1] == 'w' && perms[3] == 's' && beneath(path, dir) && !strings.HasSuffix(path, deletedSuffix) {
 			paths = append(paths, path)
 		}
-	}
+	})
 	return paths
+}
+
+// eachMapping calls do with the permissions and the path of each file that a
+// process has mapped (proc_pid_maps(5)).
+func eachMapping(proc string, do func(perms, path string)) {
+	maps, err := os.Open(proc + "/maps")
+	if err != nil {
+		return
+	}
+	defer maps.Close() //nolint:errcheck // only read
+	for lines := bufio.NewScanner(maps); lines.Scan(); {
+		line := lines.Text()
+		where, rest, _ := strings.Cut(line, " ")
+		perms, rest, _ := strings.Cut(rest, " ")
+		_, path, ok := strings.Cut(rest, "/")
+		if !ok {
+			continue
+		}
+		path = "/" + path
+		if strings.Contains(path, `\012`) { // a newline's, or the name's own
+			path = mappedFile(proc, where, path)
+		}
+		do(perms, path)
+	}
+}
+
+// mappedFile returns the path of what is mapped where, which maps has as path.
+func mappedFile(proc, where, path string) string {
+	var from, to uint64
+	if _, err := fmt.Sscanf(where, "%x-%x", &from, &to); err != nil {
+		return path
+	}
+	if exact, err := os.Readlink(fmt.Sprintf("%s/map_files/%x-%x", proc, from, to)); err == nil {
+		return exact
+	}
+	return path
 }
 
 // syncMapped brings what processes have written to their mappings to the
