@@ -27,7 +27,12 @@ func imageDiff(c *cli.Context, std streams, args []string) error {
 		return export.Diff(ctx, a, b, func(d export.Difference) error {
 			count++
 			d.Path = absolute(d.Path)
-			return out.line(differenceText(d), d)
+			return out.line(differenceText(d), struct {
+				export.Difference
+				Bytes  []byte `json:"path_bytes,omitempty"`
+				ABytes []byte `json:"a_bytes,omitempty"`
+				BBytes []byte `json:"b_bytes,omitempty"`
+			}{d, notUTF8(d.Path), notUTF8(d.A), notUTF8(d.B)})
 		})
 	})
 	return diffStatus(std, "image diff", count, errors.Join(err, out.flush()))

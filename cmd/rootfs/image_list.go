@@ -118,6 +118,7 @@ type jsonEntry struct {
 	Size   int64             `json:"size"`
 	Device string            `json:"device,omitempty"` // major:minor
 	Target string            `json:"target,omitempty"`
+	Raw    []byte            `json:"target_bytes,omitempty"`
 	Atime  string            `json:"atime,omitempty"`
 	Mtime  string            `json:"mtime"`
 	Ctime  string            `json:"ctime,omitempty"`
@@ -135,7 +136,7 @@ type jsonExtent struct {
 func entryObject(e *overlay.Entry) *jsonEntry {
 	j := &jsonEntry{
 		Path: absolute(e.Path), Bytes: notUTF8(absolute(e.Path)), Type: export.KindText(e), Mode: fmt.Sprintf("%04o", e.Mode&0o7777), UID: e.UID, GID: e.GID,
-		Links: e.Nlink, Inode: e.Ino, Size: e.Size, Target: e.Target, Mtime: export.TimeText(e.Mtime),
+		Links: e.Nlink, Inode: e.Ino, Size: e.Size, Target: e.Target, Raw: notUTF8(e.Target), Mtime: export.TimeText(e.Mtime),
 	}
 	if e.Atime != (overlay.Time{}) || e.Ctime != (overlay.Time{}) { // tars keep neither
 		j.Atime, j.Ctime = export.TimeText(e.Atime), export.TimeText(e.Ctime)

@@ -70,9 +70,10 @@ func printJSON(enc *json.Encoder, r *export.Report) error {
 			Type   string `json:"type"`
 			Kind   string `json:"kind"`
 			Path   string `json:"path"`
+			Bytes  []byte `json:"path_bytes,omitempty"`
 			Size   int64  `json:"size,omitempty"` // bytes
 			Detail string `json:"detail"`
-		}{"output", o.Kind, o.Path, o.Size, o.Detail}))
+		}{"output", o.Kind, o.Path, notUTF8(o.Path), o.Size, o.Detail}))
 	}
 	return err
 }
