@@ -42,7 +42,11 @@ func permute(app *cli.App, args []string) []string {
 		}
 		width := flagWidth(flags, word)
 		if i+width > len(rest) {
-			return args // its value is missing, which the library will say
+			// Its value is missing, which the library says where nothing follows.
+			if to == &global {
+				return append(global, word)
+			}
+			return slices.Concat(global, rest[:1], own, []string{word})
 		}
 		*to = append(*to, rest[i:i+width]...)
 		i += width
