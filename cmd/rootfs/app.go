@@ -204,10 +204,18 @@ func dashed(name string) string {
 func prefixed(verb string, action cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if err := action(c); err != nil {
-			return fmt.Errorf("%s: %w", verb, err)
+			return fmt.Errorf("%s: %w", verb, asked(err))
 		}
 		return nil
 	}
+}
+
+// asked returns err, or what to say of one that comes of a signal.
+func asked(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return errors.New("interrupted")
+	}
+	return err
 }
 
 // bare takes the system call and the path off an error that is about to be

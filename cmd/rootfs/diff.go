@@ -40,7 +40,7 @@ func diffStatus(std streams, verb string, count int, err error) error {
 	case errors.As(err, new(*usageError)):
 		return err
 	case err != nil:
-		_, printed := fmt.Fprintln(std.err, "rootfs: "+verb+": "+oneLine(err))
+		_, printed := fmt.Fprintln(std.err, "rootfs: "+verb+": "+oneLine(asked(err)))
 		return errors.Join(&toldError{exitTrouble}, printed)
 	case count > 0:
 		return &toldError{exitDiffers}

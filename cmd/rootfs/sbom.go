@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -38,7 +37,7 @@ func sbomCommand(std streams) *cli.Command {
 
 func listContents(c *cli.Context, std streams) error {
 	r := &export.Request{}
-	err := atOneMoment(c, std, r, func(ctx context.Context, m *moment) error {
+	return atOneMoment(c, std, r, func(ctx context.Context, m *moment) error {
 		d := export.Document{Name: c.String("name"), Creator: "rootfs-" + strings.Trim(readVersion().Version, "()")}
 		file := c.Path("o")
 		if file == "" {
@@ -57,8 +56,4 @@ func listContents(c *cli.Context, std streams) error {
 		}
 		return out.Commit()
 	})
-	if errors.Is(err, context.Canceled) {
-		return errors.New("interrupted")
-	}
-	return err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -62,5 +63,30 @@ func TestWaitingForARegistryEnds(t *testing.T) {
 			}
 			t.Logf("%s", said.String())
 		})
+	}
+}
+
+// Whatever a signal ends says so in the same word.
+func TestInterruptedIsSaid(t *testing.T) {
+	project := layProject(t, "-- user/sysconfig/etc/passwd --\n")
+	rootfs(t, project, "export", "--img", "disk.img")
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	for _, verb := range []string{"image check disk.img", "image diff disk.img", "sbom -o list"} {
+		said, err := os.Create(filepath.Join(t.TempDir(), "said"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer said.Close() //nolint:errcheck // only read
+		t.Chdir(project)
+		app := newApp(streams{out: said, err: said})
+		ended := app.RunContext(ctx, append([]string{"rootfs"}, strings.Fields(verb)...))
+		text, err := os.ReadFile(said.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all := fmt.Sprintf("%s%v", text, ended); !strings.Contains(all, "interrupted") || strings.Contains(all, "cancel") {
+			t.Errorf("%s: says %q", verb, all)
+		}
 	}
 }
