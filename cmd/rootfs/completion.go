@@ -38,7 +38,7 @@ func completionCommand(std streams) *cli.Command {
 
 // bashCompletion writes a function that finds the verb among the words before
 // the one to complete, and offers its flags, or else files; before a verb the
-// verbs.
+// verbs, but for what is a flag's value.
 func bashCompletion(w io.Writer, app *cli.App) error {
 	var verbs []string
 	var cases strings.Builder
@@ -48,9 +48,12 @@ func bashCompletion(w io.Writer, app *cli.App) error {
 	}
 	_, err := fmt.Fprintf(w, `_rootfs() {
 	local cur=${COMP_WORDS[COMP_CWORD]} verb= deep=1 i flags offered
+	COMPREPLY=()
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		%s) ((i++)); [[ ${COMP_WORDS[i]} == = ]] && ((i++)) ;;
+		%s)
+			((i++)); [[ ${COMP_WORDS[i]} == = ]] && ((i++))
+			((i < COMP_CWORD)) || return 0 ;;
 		-*) ;;
 		*) verb=${COMP_WORDS[i]}; break ;;
 		esac
@@ -59,7 +62,6 @@ func bashCompletion(w io.Writer, app *cli.App) error {
 	case $verb in
 	'') flags='%s' offered='%s' deep= ;;
 %s	esac
-	COMPREPLY=()
 	if [[ $cur == -* ]]; then
 		COMPREPLY=($(compgen -W "$flags" -- "$cur"))
 	elif [[ -z $deep ]]; then
