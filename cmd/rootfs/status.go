@@ -47,8 +47,10 @@ func statusCommand(std streams) *cli.Command {
 }
 
 // openForReading opens a project that may be mounted, as its daemon shows it
-// now; state is nil where it isn't mounted.
+// now, also without packages that can't be built; state is nil where it isn't
+// mounted.
 func openForReading(p *overlay.Project, o overlay.Options) (state *mountState, tree *overlay.Tree, err error) {
+	p.Incomplete = true
 	for {
 		if state, _, err = readState(p); err != nil {
 			return nil, nil, err
