@@ -240,7 +240,7 @@ func findProject(c *cli.Context) (*overlay.Project, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Registry, p.Incomplete = export.NewRegistry(), c.Bool("keep-going")
+	p.Registry, p.Incomplete = export.NewRegistry(), leavesOut(c)
 	return p, actForOwner(p)
 }
 

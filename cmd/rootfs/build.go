@@ -78,6 +78,9 @@ func keepGoingFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "keep-going", Aliases: []string{"k"}, Usage: "leave out, with a warning, packages that can't be built"}
 }
 
+// leavesOut tells whether a package that can't be built costs a warning.
+func leavesOut(c *cli.Context) bool { return c.Bool("keep-going") && !c.Bool("strict") }
+
 // cacheFlags are of all verbs that build.
 func cacheFlags() []cli.Flag {
 	return []cli.Flag{
@@ -113,7 +116,7 @@ func buildFirst(c *cli.Context, std streams, p *overlay.Project) error {
 	defer stop()
 	keepGoing := c.Bool("keep-going")
 	results, err := buildPackages(ctx, c, std, p, build.Options{KeepGoing: keepGoing})
-	if !keepGoing || results == nil || ctx.Err() != nil {
+	if !leavesOut(c) || results == nil || ctx.Err() != nil {
 		return err
 	}
 	log := logger(c, std.err)
