@@ -111,8 +111,7 @@ func showChange(out *lines, change *export.Change) error {
 		if text != "" && out.enc == nil && (d.Field == "size" || d.Field == "content") {
 			continue
 		}
-		d.Path = absolute(d.Path)
-		if err := out.line(differenceText(d), d); err != nil {
+		if err := out.difference(d); err != nil {
 			return err
 		}
 	}

@@ -26,13 +26,7 @@ func imageDiff(c *cli.Context, std streams, args []string) error {
 	err := withSides(ctx, c, std, args, func(a, b export.Side) error {
 		return export.Diff(ctx, a, b, func(d export.Difference) error {
 			count++
-			d.Path = absolute(d.Path)
-			return out.line(differenceText(d), struct {
-				export.Difference
-				Bytes  []byte `json:"path_bytes,omitempty"`
-				ABytes []byte `json:"a_bytes,omitempty"`
-				BBytes []byte `json:"b_bytes,omitempty"`
-			}{d, notUTF8(d.Path), notUTF8(d.A), notUTF8(d.B)})
+			return out.difference(d)
 		})
 	})
 	return diffStatus(std, "image diff", count, errors.Join(err, out.flush()))
@@ -66,6 +60,16 @@ func withSides(ctx context.Context, c *cli.Context, std streams, args []string, 
 		return err
 	}
 	return errors.Join(compare(a, export.TreeSide{Tree: tree, Epoch: epoch}), tree.Close())
+}
+
+func (l *lines) difference(d export.Difference) error {
+	d.Path = absolute(d.Path)
+	return l.line(differenceText(d), struct {
+		export.Difference
+		Bytes  []byte `json:"path_bytes,omitempty"`
+		ABytes []byte `json:"a_bytes,omitempty"`
+		BBytes []byte `json:"b_bytes,omitempty"`
+	}{d, notUTF8(d.Path), notUTF8(d.A), notUTF8(d.B)})
 }
 
 // differenceText is "path: field: a → b".
