@@ -57,6 +57,9 @@ func CreateOutput(path string) (*Output, error) {
 	case !st.Mode().IsRegular():
 		return nil, fmt.Errorf("output %s is a device or another special file; write to a file and copy it there", path)
 	default:
+		if err := notMountPoint(path, target); err != nil {
+			return nil, err
+		}
 		mode, replaced = st.Mode().Perm(), true
 	}
 	made, err := makeParents(target)
@@ -149,6 +152,10 @@ func CreateOutputDir(path string, mayReplace func(dir string) error) (*OutputDir
 	if err != nil {
 		return nil, err
 	}
+	switch target[strings.LastIndexByte(target, '/')+1:] {
+	case "", ".", "..":
+		return nil, fmt.Errorf("output %s: give the directory by its name, since it is to be replaced", path)
+	}
 	switch st, err := os.Lstat(target); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -156,6 +163,9 @@ func CreateOutputDir(path string, mayReplace func(dir string) error) (*OutputDir
 	case !st.IsDir():
 		return nil, fmt.Errorf("output %s exists and is not a directory", path)
 	default:
+		if err := notMountPoint(path, target); err != nil {
+			return nil, err
+		}
 		if err := mayReplace(target); err != nil {
 			return nil, err
 		}
@@ -202,6 +212,17 @@ func (o *OutputDir) Discard() {
 	_ = os.RemoveAll(o.Path)
 	removeDirs(o.made)
 	o.Path, o.made = "", nil
+}
+
+// notMountPoint is an error if something is mounted on an output's name, which
+// nothing else can get then (rename(2), EBUSY).
+func notMountPoint(path, target string) error {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW, 0, &st)
+	if err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return fmt.Errorf("output %s is a mount point, which can't be replaced; choose another name", path)
+	}
+	return nil
 }
 
 // What some filesystems can't do; variables, so that tests can be such a one.

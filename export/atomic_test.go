@@ -229,6 +229,42 @@ func onFilesystems(t *testing.T, test func(t *testing.T, dir string)) {
 	}
 }
 
+// What no rename can replace is refused before the work, not behind it, when
+// other outputs have their names already.
+func TestOutputThatCantBeReplaced(t *testing.T) {
+	refused := func(path string, err error, want string) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("output %s: %v, want %q", path, err, want)
+		}
+	}
+	takesAll := func(string) error { return nil }
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for _, path := range []string{".", "./", dir + "/.", "missing/.."} {
+		_, err := CreateOutputDir(path, takesAll)
+		refused(path, err, "by its name")
+	}
+	wantNames(t, dir)
+	onFilesystems(t, func(t *testing.T, mounted string) {
+		_, err := CreateOutputDir(mounted, takesAll)
+		refused(mounted, err, "mount point")
+		file := filepath.Join(mounted, "file")
+		writeOutput(t, file, "old")
+		if err := unix.Mount(file, file, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(file, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		_, err = CreateOutput(file)
+		refused(file, err, "mount point")
+		wantNames(t, mounted, "file")
+	})
+}
+
 // What is written on the way to an output is where that is, not where a link to
 // it is.
 func TestScratchIsOnTheDiskOfTheOutput(t *testing.T) {
