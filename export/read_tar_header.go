@@ -158,7 +158,9 @@ func (s *tarScanner) member(b []byte, ext *extended) (m *tarMember, more bool, e
 	}
 	var records []paxRecord
 	for _, key := range slices.Sorted(maps.Keys(s.global)) {
-		records = append(records, paxRecord{key, s.global[key]})
+		if !slices.ContainsFunc(ext.records, func(r paxRecord) bool { return r.key == key }) {
+			records = append(records, paxRecord{key, s.global[key]})
+		}
 	}
 	xattrs := make(map[string][]byte)
 	maps.Copy(xattrs, s.xattrs)
@@ -222,19 +224,27 @@ func (s *tarScanner) extendAll(records []paxRecord) error {
 		s.global, s.xattrs = make(map[string]string), make(map[string][]byte)
 	}
 	for _, r := range records {
-		switch r.key {
-		case "path", "linkpath", "size", "uid", "gid", "mtime":
-			s.global[r.key] = r.value
-		default:
+		if !isField(r.key) {
 			if err := addXattr(s.xattrs, r); err != nil {
 				return fmt.Errorf("pax record %s=%.40q", r.key, r.value)
 			}
+		} else if s.global[r.key] = r.value; r.value == "" {
+			delete(s.global, r.key)
 		}
 	}
 	if len(s.xattrs) > maxGlobalXattrs {
 		return fmt.Errorf("more than %d extended attributes for all members", maxGlobalXattrs)
 	}
 	return nil
+}
+
+// isField tells whether a record stands for a field of the header.
+func isField(key string) bool {
+	switch key {
+	case "path", "linkpath", "size", "uid", "gid", "mtime":
+		return true
+	}
+	return false
 }
 
 // parsePAX parses records of the form "length key=value\n".
@@ -301,6 +311,9 @@ func (m *tarMember) apply(records []paxRecord, xattrs map[string][]byte) (sparse
 	e := &m.entry
 	lists := make(map[string]string)
 	for _, r := range records {
+		if r.value == "" && isField(r.key) {
+			continue // as if it weren't there
+		}
 		switch r.key {
 		case "path":
 			m.name = r.value

@@ -455,6 +455,42 @@ func TestReadGlobalHeaders(t *testing.T) {
 	}
 }
 
+// A record without a value takes away what a global header says, and leaves the
+// header's own field (POSIX pax, "pax Extended Header"). An attribute can be empty.
+func TestReadEmptyRecords(t *testing.T) {
+	var b []byte
+	for _, h := range []tarHeader{
+		{typ: typePAXGlobal, name: "global", size: int64(len("9 uid=77\n9 gid=78\n"))},
+		{typ: typeFile, name: "a", uid: 1, gid: 2, mtime: overlay.Time{Sec: 3}, extra: []paxRecord{
+			{"uid", ""}, {"mtime", ""}, {"path", ""}, {"size", ""}, {"linkpath", ""}, {"SCHILY.xattr.user.empty", ""},
+		}},
+		{typ: typePAXGlobal, name: "global", size: int64(len("7 gid=\n"))},
+		{typ: typeFile, name: "b", uid: 1, gid: 2},
+	} {
+		var err error
+		if b, err = h.appendTo(b); err != nil {
+			t.Fatal(err)
+		}
+		switch h.size {
+		case 18:
+			b = append(b, "9 uid=77\n9 gid=78\n"...)
+		case 7:
+			b = append(b, "7 gid=\n"...)
+		}
+		b = append(b, make([]byte, padding(h.size))...)
+	}
+	im := openImage(t, writeFile(t, append(b, make([]byte, 2*tarBlock)...)))
+	var got []string
+	err := im.Walk(t.Context(), func(e *overlay.Entry) error {
+		got = append(got, fmt.Sprintf("%s %d:%d %d %v", e.Path, e.UID, e.GID, e.Mtime.Sec, e.Xattrs))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equalLines(t, "the tar", []string{". 0:0 0 []", "a 1:78 3 [{user.empty []}]", "b 77:2 0 []"}, got)
+}
+
 // An archive can't make many layers of few bytes.
 func TestReadTooManyLayers(t *testing.T) {
 	layers := strings.Repeat(`"l",`, maxLayers) + `"l"`
