@@ -153,11 +153,62 @@ func (im *Image) openMBR(partition int, size int64) error {
 	im.Table = PartitionMBR
 	var all []partitionRange
 	for i, p := range table.Partitions {
-		if p.Size > 0 {
+		switch {
+		case p.Size == 0:
+		case isExtended(byte(p.Type)):
+			logical, err := im.logicalPartitions(int64(p.Start) * sectorSize)
+			if err != nil {
+				im.problems = append(im.problems, fmt.Sprintf("the logical partitions in partition %d: %v", i+1, err))
+			}
+			all = append(all, logical...)
+		default:
 			all = append(all, partitionRange{i + 1, int64(p.Start) * sectorSize, int64(p.Size) * sectorSize})
 		}
 	}
 	return im.openPartition(all, partition, size)
+}
+
+// isExtended tells the types of a partition that holds others: of DOS, with LBA,
+// and of Linux.
+func isExtended(kind byte) bool { return kind == 0x05 || kind == 0x0f || kind == 0x85 }
+
+const (
+	firstLogical = 5   // as Linux numbers them
+	maxLogical   = 256 // tables, more than Linux takes, so that a circle ends
+)
+
+// logicalPartitions reads the chain of tables in the extended partition at
+// start. Of the two entries of each, one is a partition, from its table on, and
+// one says where the next table is, from start on. After an error it returns
+// those before.
+func (im *Image) logicalPartitions(start int64) (all []partitionRange, err error) {
+	at := start
+	for range maxLogical {
+		var b [sectorSize]byte
+		if err := readAtFull(im.disk, b[:], at); err != nil {
+			return all, err
+		}
+		if b[510] != 0x55 || b[511] != 0xaa {
+			return all, fmt.Errorf("there is no table at byte %d", at)
+		}
+		next := int64(-1)
+		for _, e := range [][]byte{b[mbrEntries : mbrEntries+16], b[mbrEntries+16 : mbrEntries+32]} {
+			first := int64(binary.LittleEndian.Uint32(e[8:])) * sectorSize
+			length := int64(binary.LittleEndian.Uint32(e[entrySectors:])) * sectorSize
+			switch {
+			case length == 0:
+			case isExtended(e[4]):
+				next = start + first
+			default:
+				all = append(all, partitionRange{firstLogical + len(all), at + first, length})
+			}
+		}
+		if next < 0 {
+			return all, nil
+		}
+		at = next
+	}
+	return nil, fmt.Errorf("more than %d tables", maxLogical)
 }
 
 func (im *Image) openGPT(partition int, size int64) error {

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -288,6 +289,67 @@ func TestOpenImageRefuses(t *testing.T) {
 				t.Errorf("check reports %q, not %q", list, c.want)
 			}
 		})
+	}
+}
+
+// Of an MBR disk, partitions from 5 on are in a chain that begins in the
+// extended one.
+func TestLogicalPartitions(t *testing.T) {
+	needTool(t, "sfdisk")
+	const sectors = 64 << 20 / sectorSize
+	filesystem, err := os.Open(sampleTree(t).ext4Disk(t, PartitionNone).Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFile(t, filesystem)
+	name := filepath.Join(t.TempDir(), "disk")
+	disk, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFile(t, disk)
+	if err := disk.Truncate(256 << 20); err != nil {
+		t.Fatal(err)
+	}
+	table := exec.Command("sfdisk", "-q", name)
+	table.Stdin = strings.NewReader(fmt.Sprintf("label: dos\n2048,2048\n8192,,Ex\n10240,2048\n16384,%d\n%d,%d\n", sectors, 24576+sectors, sectors))
+	if out, err := table.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, start := range []int64{16384, 24576 + sectors} {
+		if _, err := io.Copy(io.NewOffsetWriter(disk, start*sectorSize), io.NewSectionReader(filesystem, 0, 64<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := OpenImage(name, 0); err == nil || !strings.Contains(err.Error(), "filesystems in partitions 6 and 7") {
+		t.Errorf("two filesystems: %v", err)
+	}
+	for n, start := range map[int]int64{6: 16384, 7: 24576 + sectors} {
+		im, err := OpenImage(name, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if im.Partition != n || im.Offset != start*sectorSize {
+			t.Errorf("partition %d at %d instead of %d at %d", im.Partition, im.Offset, n, start*sectorSize)
+		}
+		if problems := problemsOf(t, im); len(problems) != 0 {
+			t.Errorf("partition %d: %q", n, problems)
+		}
+		closeFile(t, im)
+	}
+	// The last table of the chain is damaged; what is before it is there.
+	if _, err := disk.WriteAt(make([]byte, sectorSize), (24576+sectors-2048)*sectorSize); err != nil {
+		t.Fatal(err)
+	}
+	if problems := problemsOf(t, openImage(t, name)); len(problems) != 1 || !strings.Contains(problems[0], "logical partitions") {
+		t.Errorf("damaged chain: %q", problems)
+	}
+	// The first one leads to itself.
+	if _, err := disk.WriteAt(make([]byte, 4), 8192*sectorSize+mbrEntries+16+8); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenImage(name, 0); err == nil || !strings.Contains(err.Error(), "none of its 1 partitions") {
+		t.Errorf("chain without an end: %v", err)
 	}
 }
 
