@@ -58,6 +58,10 @@ func atOneMoment(c *cli.Context, std streams, r *export.Request, do func(context
 	return do(ctx, m)
 }
 
+// lastSecond is of the year 9999: dates in images and lists of contents have four
+// digits for the year (RFC 3339).
+const lastSecond = 253402300799
+
 // epoch returns the time that SOURCE_DATE_EPOCH asks for, nil for none
 // (https://reproducible-builds.org/specs/source-date-epoch/).
 func epoch(c *cli.Context) (*overlay.Time, error) {
@@ -66,8 +70,8 @@ func epoch(c *cli.Context) (*overlay.Time, error) {
 		return nil, nil
 	}
 	sec, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || sec < 0 {
-		return nil, usagef(c, "SOURCE_DATE_EPOCH=%s: not a number of seconds since 1970", quoted(text))
+	if err != nil || sec < 0 || sec > lastSecond {
+		return nil, usagef(c, "SOURCE_DATE_EPOCH=%s: not a number of seconds since 1970 before the year 10000", quoted(text))
 	}
 	return &overlay.Time{Sec: sec}, nil
 }
