@@ -243,7 +243,7 @@ func (t *Tree) known(dir *Node, name string, l *Layer, a *attrs, exclusively boo
 		return ent.node, nil
 	}
 	t.adopt(dir, name, n)
-	t.override(n, d.wordOn(n, name))
+	t.override(n, t.wordOn(d, n, name))
 	ent.node = n
 	if n.dir != nil && t.watch != nil {
 		t.watch.add(n)
@@ -280,7 +280,7 @@ func (t *Tree) knownLink(dir *Node, name string, n *Node, exclusively bool) (*No
 	}
 	if old == nil {
 		n.set(linked)
-		t.override(n, dir.dir.wordOn(n, name))
+		t.override(n, t.wordOn(dir.dir, n, name))
 		t.links[key] = n
 		old = n
 	} else {
@@ -363,14 +363,6 @@ func (t *Tree) overridesIn(d *directory, name, redirect string) *overrides {
 		return t.overrides.at(redirect)
 	}
 	return d.overrides.child(name)
-}
-
-// wordOn is the manifest's word on n, which is name in d.
-func (d *directory) wordOn(n *Node, name string) *override {
-	if n.dir != nil {
-		return n.dir.overrides.self()
-	}
-	return d.overrides.child(name).self()
 }
 
 // number is the inode number of what a describes.

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +47,81 @@ func (t *Tree) overrideOf(n *Node) *override {
 	t.rareMu.Lock()
 	defer t.rareMu.Unlock()
 	return t.overridden[n]
+}
+
+// checkOverrides finds the manifest's entries that change nothing.
+func (t *Tree) checkOverrides() error {
+	missing, err := t.findOverridden()
+	if err == nil && missing != nil {
+		err = fmt.Errorf("%s: [[file]] %q: no layer has it: give it a type, or take the entry out",
+			t.project.Manifest.File, "/"+missing.Path)
+	}
+	return err
+}
+
+// findOverridden looks for what the manifest changes in the layers below the edits.
+// Of a file with several names a word on one is a word on all, whichever is looked
+// up first. It returns the first entry that no layer has.
+func (t *Tree) findOverridden() (missing *ManifestFile, err error) {
+	t.onLinks = nil
+	for i := range t.project.Manifest.Files {
+		f := &t.project.Manifest.Files[i]
+		if f.Type != "" {
+			continue
+		}
+		part, a, err := t.lowerEntry(f.Path)
+		switch {
+		case err != nil:
+			return nil, err
+		case part == nil && missing == nil:
+			missing = f
+		case part == nil || a.st.Mode&unix.S_IFMT == unix.S_IFDIR || a.st.Nlink == 1:
+			continue
+		default:
+			key := linkKey{part.layer, part.layer.hostIno(&a.st)}
+			if t.onLinks == nil {
+				t.onLinks = make(map[linkKey]*override)
+			}
+			if t.onLinks[key] == nil {
+				t.onLinks[key] = new(override)
+			}
+			t.onLinks[key].files = append(t.onLinks[key].files, f)
+		}
+	}
+	return missing, nil
+}
+
+// lowerEntry finds the directory of a layer below the edits that has the entry
+// which is shown at path; nil when there is none.
+func (t *Tree) lowerEntry(path string) (part *hostDir, a attrs, err error) {
+	dir, name := splitPath(path)
+	stack, err := resolve(t.lowerRoot(), dir)
+	if err != nil {
+		return nil, a, err
+	}
+	if dir != "." {
+		defer closeWalked(stack)
+	}
+	f, err := step(stack, name)
+	if err != nil || f.dir == nil {
+		return nil, a, err
+	}
+	ok, err := f.dir.look(name, &a)
+	if err != nil || !ok {
+		return nil, a, err
+	}
+	return f.dir, a, nil
+}
+
+// wordOn is the manifest's word on n, which is name in d.
+func (t *Tree) wordOn(d *directory, n *Node, name string) *override {
+	if n.dir != nil {
+		return n.dir.overrides.self()
+	}
+	if o := t.onLinks[n.linkKey()]; o != nil {
+		return o
+	}
+	return d.overrides.child(name).self()
 }
 
 // overrides are those of a directory and what is below it.

@@ -149,7 +149,7 @@ func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
 			return false, err
 		}
 		n.dir.overrides = t.overridesIn(dir.dir, f.name, found.redirect)
-		t.override(n, dir.dir.wordOn(n, f.name))
+		t.override(n, t.wordOn(dir.dir, n, f.name))
 		return true, t.renew(n, found.dirs, nil, out)
 	}
 	if n.part != nil && n.part.layer.edit && !f.layer.edit {
@@ -172,7 +172,7 @@ func (t *Tree) renewNode(dir, n *Node, f *dirent, out *news) (bool, error) {
 		return false, ignoreMissing(err)
 	}
 	t.put(n, place{part, f.name})
-	t.override(n, dir.dir.wordOn(n, f.name))
+	t.override(n, t.wordOn(dir.dir, n, f.name))
 	out.node(n)
 	return true, nil
 }
@@ -236,7 +236,7 @@ func (t *Tree) knowByOther(n *Node) bool {
 		}
 		t.adopt(at.dir, at.name, n)
 		t.put(n, place{part, at.name})
-		t.override(n, d.wordOn(n, at.name))
+		t.override(n, t.wordOn(d, n, at.name))
 		e.node = n
 		return true
 	}
@@ -285,6 +285,11 @@ func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) 
 		}
 	}
 	if len(moved) > 0 {
+		if t.overrides != nil {
+			if _, err := t.findOverridden(); err != nil {
+				return false, err
+			}
+		}
 		if err := t.renew(n, n.dir.stack, moved, out); err != nil {
 			return false, err
 		}
@@ -418,6 +423,11 @@ func (t *Tree) relink(out *news) error {
 		return err
 	}
 	t.root.dir.overrides = t.overrides
+	if t.overrides != nil {
+		if _, err := t.findOverridden(); err != nil {
+			return err
+		}
+	}
 	return t.renew(t.root, withAttached(t.stackBelow(len(t.layers))), nil, out)
 }
 

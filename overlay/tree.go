@@ -3,7 +3,6 @@ package overlay
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"slices"
@@ -36,6 +35,7 @@ type Tree struct {
 	root  *Node
 
 	overrides *overrides
+	onLinks   map[linkKey]*override // on files with several names
 
 	dirs, files *fdCache
 
@@ -193,36 +193,6 @@ func (t *Tree) makeRoot() error {
 		return t.startRoot()
 	}
 	return nil
-}
-
-// checkOverrides finds the manifest's entries that change nothing.
-func (t *Tree) checkOverrides() error {
-	for i := range t.project.Manifest.Files {
-		f := &t.project.Manifest.Files[i]
-		if f.Type != "" {
-			continue
-		}
-		ok, err := t.layersHave(f.Path)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			return fmt.Errorf("%s: [[file]] %q: no layer has it: give it a type, or take the entry out",
-				t.project.Manifest.File, "/"+f.Path)
-		}
-	}
-	return nil
-}
-
-// layersHave tells whether a layer below the edits has path.
-func (t *Tree) layersHave(path string) (bool, error) {
-	dir, name := splitPath(path)
-	stack, err := resolve(t.lowerRoot(), dir)
-	if err != nil {
-		return false, err
-	}
-	f, err := step(stack, name)
-	return f.dir != nil, err
 }
 
 // lowerRoot is the root directory's stack without the edits and their checkpoints.

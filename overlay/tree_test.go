@@ -439,3 +439,20 @@ func TestOneEditor(t *testing.T) {
 		t.Errorf("unlink: %v", err)
 	}
 }
+
+// What the manifest says of one name of a file is so by all its names, whichever
+// is looked up first.
+func TestManifestChangesLinkedFiles(t *testing.T) {
+	for _, path := range []string{"d/a", "d/b"} {
+		p := project(t, `rootfs.toml [[file]]|path = "/`+path+`"|mode = "0600"|[[file]]|path = "/d/b"|uid = 7`, "user/sysconfig/d/a x")
+		a := filepath.Join(p.Root, "user/sysconfig/d/a")
+		must(t, os.Link(a, filepath.Join(filepath.Dir(a), "b")))
+		for _, first := range []string{"d/a", "d/b"} {
+			tree, err := Open(p, Options{ReadOnly: true})
+			must(t, err)
+			at(t, tree, first)
+			expect(t, tree, `d 40755 0:0`, `d/a 100600 7:0 "x"`, `d/b 100600 7:0 "x"`)
+			must(t, tree.Close())
+		}
+	}
+}
