@@ -284,7 +284,7 @@ func headerMeta(h *tar.Header) (meta, error) {
 	}
 	m.uid, m.gid = uint32(h.Uid), uint32(h.Gid)
 	if typ == unix.S_IFCHR || typ == unix.S_IFBLK {
-		if h.Devmajor < 0 || h.Devmajor > math.MaxUint32 || h.Devminor < 0 || h.Devminor > math.MaxUint32 {
+		if h.Devmajor < 0 || h.Devmajor > maxMajor || h.Devminor < 0 || h.Devminor > maxMinor {
 			return meta{}, fmt.Errorf("device %d:%d is out of range", h.Devmajor, h.Devminor)
 		}
 		m.rdev = unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))

@@ -183,6 +183,7 @@ func TestUnpackRefuses(t *testing.T) {
 		"file as root":          {tarOf(t, aFile(".", "")), "is the root"},
 		"target too long":       {tarOf(t, aLink("a", strings.Repeat("t", 4096))), "symlink target of 4096 bytes"},
 		"owner -1":              {tarOf(t, bad(tar.Header{Typeflag: tar.TypeReg, Name: "a", Uid: 1<<32 - 1})), "owner 4294967295:0 is out of range"},
+		"device too large":      {tarOf(t, bad(tar.Header{Typeflag: tar.TypeChar, Name: "a", Devmajor: 4096})), "device 4096:0 is out of range"},
 		"attribute of 2 bases":  {tarOf(t, tarEntry{tar.Header{Typeflag: tar.TypeReg, Name: "a", PAXRecords: map[string]string{"LIBARCHIVE.xattr.user.a": "!"}}, ""}), "LIBARCHIVE.xattr.user.a"},
 		"unknown kind of entry": {tarOf(t, bad(tar.Header{Typeflag: 'Q', Name: "a"})), `type 'Q' is not supported`},
 	} {

@@ -191,6 +191,12 @@ var manifestTypes = map[string]uint32{
 	"fifo": unix.S_IFIFO, "socket": unix.S_IFSOCK, "symlink": unix.S_IFLNK,
 }
 
+// The largest device numbers that there are (linux/kdev_t.h, MINORBITS).
+const (
+	maxMajor = 1<<12 - 1
+	maxMinor = 1<<20 - 1
+)
+
 // nobodysID is what chown(2) takes for no owner at all.
 const nobodysID uint32 = 1<<32 - 1
 
@@ -207,8 +213,10 @@ func (f *ManifestFile) check() error {
 		return &valueError{f.Type, "use one of dir, char, block, fifo, socket, symlink, or no type to change what a layer has"}
 	case (typ == unix.S_IFLNK) != (f.Target != ""):
 		return &valueError{given, "a target belongs to type = \"symlink\", and only there"}
-	case strings.ContainsRune(f.Target, 0):
+	case strings.ContainsRune(f.Target, 0) || len(f.Target) >= unix.PathMax:
 		return &valueError{given, "its target can't be in a symlink"}
+	case f.Major > maxMajor || f.Minor > maxMinor:
+		return &valueError{given, fmt.Sprintf("device %d:%d is more than Linux takes, %d:%d", f.Major, f.Minor, maxMajor, maxMinor)}
 	case f.UID != nil && *f.UID == nobodysID || f.GID != nil && *f.GID == nobodysID:
 		return &valueError{given, fmt.Sprintf("nobody can be user or group %d: use a smaller number", nobodysID)}
 	case typ == 0 && f.Mode == "" && f.UID == nil && f.GID == nil:

@@ -248,7 +248,11 @@ func TestManifestRemovesWhole(t *testing.T) {
 }
 
 func TestManifestThatCantBe(t *testing.T) {
+	long := strings.Repeat("a/", unix.PathMax/2)
 	for manifest, want := range map[string]string{
+		"[[file]]|path = \"/a\"|type = \"symlink\"|target = \"" + long + "\"":              `rootfs.toml:2:8: "/a": its target can't be in a symlink`,
+		"[[file]]|path = \"/a\"|type = \"char\"|major = 4096":                              `rootfs.toml:2:8: "/a": device 4096:0 is more than Linux takes, 4095:1048575`,
+		"[[file]]|path = \"/a\"|type = \"block\"|minor = 1048576":                          `rootfs.toml:2:8: "/a": device 0:1048576 is more than Linux takes, 4095:1048575`,
 		"[[file]]|path = \"/a\"|uid = 4294967295":                                          `rootfs.toml:2:8: "/a": nobody can be user or group 4294967295: use a smaller number`,
 		"[[file]]|path = \"/a\"|type = \"symlink\"|target = \"b\\u0000\"":                  `rootfs.toml:2:8: "/a": its target can't be in a symlink`,
 		"[[file]]|path = \"/a\"|type = \"fifo\"|[[file]]|path = \"/a/b/c\"|type = \"dir\"": `rootfs.toml:5:8: "/a/b/c": lies in "/a", which is to be a fifo`,
