@@ -18,7 +18,7 @@ import (
 // the cache under a digest of what it holds.
 func (p *Project) manifestLayer() (*Layer, error) {
 	m := p.Manifest
-	key := fmt.Appendf(nil, "3\n%q\n", m.Remove)
+	key := fmt.Appendf(nil, "4\n%q\n", m.Remove)
 	explicit := make(map[string]bool)
 	for i := range m.Files {
 		if f := &m.Files[i]; f.Type != "" {
@@ -106,9 +106,15 @@ func (m *Manifest) write(dir string) error {
 			return fmt.Errorf("remove %q: %w", "/"+p, err)
 		}
 	}
+	last := make(map[string]int) // of several for one path, it counts
+	for i := range m.Files {
+		if m.Files[i].Type != "" {
+			last[m.Files[i].Path] = i
+		}
+	}
 	for i := range m.Files {
 		f := &m.Files[i]
-		if f.Type == "" {
+		if f.Type == "" || last[f.Path] != i {
 			continue
 		}
 		if err := f.write(dir); err != nil {

@@ -247,6 +247,16 @@ func TestManifestRemovesWhole(t *testing.T) {
 	}
 }
 
+// Of several entries for one path the last counts, whatever the others are.
+func TestManifestMakesTheLast(t *testing.T) {
+	entry := func(path, typ string) string { return `[[file]]|path = "/` + path + `"|type = "` + typ + `"|` }
+	tree := open(t, project(t, "rootfs.toml "+
+		entry("d", "fifo")+entry("d", "dir")+entry("d/f", "fifo")+
+		entry("e", "dir")+entry("e", "fifo")+entry("e", "dir")+entry("e/f", "fifo")+
+		entry("f", "dir")+entry("f", "fifo")))
+	expect(t, tree, `d 40755 0:0`, `d/f 10644 0:0`, `e 40755 0:0`, `e/f 10644 0:0`, `f 10644 0:0`)
+}
+
 func TestManifestThatCantBe(t *testing.T) {
 	long := strings.Repeat("a/", unix.PathMax/2)
 	for manifest, want := range map[string]string{
