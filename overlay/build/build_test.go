@@ -360,6 +360,8 @@ func TestFailuresSayWhy(t *testing.T) {
 		"hangs":           {"timeout = \"200ms\"\ncommand = \"touch $DESTDIR/x; sleep 60 & sleep 60\"", `p: took longer than 200ms and was ended (its recipe may raise timeout): see `},
 		"no tool":         {"tools = [\"nonesuch-cc\"]\ncommand = \"true\"", `p: needs the program "nonesuch-cc", which is not in PATH`},
 		"makes nothing":   {"command = \"true\"\npath = \"/usr\"", `package.toml: the command put nothing into DESTDIR`},
+		"takes DESTDIR":   {`command = "rmdir $DESTDIR"`, `package.toml: the command left no folder where DESTDIR was`},
+		"a link for it":   {`command = "mkdir -p out; echo >out/x; rmdir $DESTDIR; ln -s $PWD/out $DESTDIR"`, `package.toml: the command left no folder where DESTDIR was`},
 		"writes outside":  {`command = "touch $DESTDIR/x; echo >` + outside + `"`, `it may write only to its folder, DESTDIR and TMPDIR`},
 		"a circle":        {"depends = [\"p\"]\ncommand = \"true\"", `in a circle: p -> p`},
 		"wrong recipe":    {`comand = "true"`, `package.toml:1:1: unknown key "comand"; did you mean "command"?`},

@@ -219,6 +219,10 @@ func (w *work) command(ctx context.Context, staging, root string) error {
 		w.result.Tail = tail(c.log)
 		return errors.Join(w.explain(err), w.learn())
 	}
+	// What a link leads to isn't the output, and may change at any time.
+	if st, err := os.Lstat(dest); err != nil || !st.IsDir() {
+		return errors.Join(fmt.Errorf("%s: the command left no folder where DESTDIR was: let it put its files in there", w.Recipe.File), w.learn())
+	}
 	if left, err := os.ReadDir(dest); err != nil || len(left) > 0 {
 		return err
 	}
