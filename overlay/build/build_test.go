@@ -635,6 +635,22 @@ func TestWatchSeesWhatIsAnInput(t *testing.T) {
 	}
 }
 
+// Several projects may share a manifest and recipes by links.
+func TestWatchFollowsLinkedFiles(t *testing.T) {
+	b := &bench{t: t, root: t.TempDir()}
+	b.write("common/p.toml", `command = "printf 1 >$DESTDIR/x"`)
+	b.write("common/rootfs.toml", "[apps]\nexclude = [\"q\"]")
+	b.write("user/apps/q/package.toml", `command = "printf q >$DESTDIR/x"`)
+	b.sh("mkdir user/apps/p; ln -s ../../../common/p.toml user/apps/p/package.toml; ln -s common/rootfs.toml .")
+	sees := b.watching()
+	sees("at first", "p/x", "1")
+	sees("the state folder that has come", "p/x", "1")
+	b.write("common/p.toml", `command = "printf 2 >$DESTDIR/x"`)
+	sees("another recipe", "p/x", "2")
+	b.write("common/rootfs.toml", "")
+	sees("another manifest", "q/x", "q")
+}
+
 func TestWatchFollowsFoldersThatChangePlaces(t *testing.T) {
 	b := lay(t, map[string]string{"p": `command = "cat a/in/src b/in/src >$DESTDIR/x"`})
 	b.write("user/apps/p/a/in/src", "a")

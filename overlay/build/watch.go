@@ -123,7 +123,7 @@ func awaitChange(ctx context.Context, events *fsnotify.Watcher) error {
 func follow(p *overlay.Project) (*fsnotify.Watcher, error) {
 	dirs := []string{p.Root}
 	if p.Manifest.File != "" {
-		dirs = append(dirs, filepath.Dir(p.Manifest.File))
+		dirs = append(dirs, dirsOf(p.Manifest.File)...)
 	}
 	apps := p.AppsDir()
 	dirs = append(dirs, filepath.Dir(apps), apps)
@@ -157,11 +157,21 @@ func sourceDirs(p *overlay.Project, pkg string) []string {
 	if err != nil {
 		return nil // what is wrong with it, its build tells
 	}
-	recipe, err := overlay.ReadRecipe(filepath.Join(folder, overlay.RecipeName))
+	file := filepath.Join(folder, overlay.RecipeName)
+	recipe, err := overlay.ReadRecipe(file)
 	if err != nil {
-		return []string{folder} // no recipe, or one to be mended
+		return dirsOf(file) // no recipe, or one to be mended
 	}
-	return inputDirs(p, filepath.Base(pkg), folder, recipe.Ignore)
+	return append(inputDirs(p, filepath.Base(pkg), folder, recipe.Ignore), dirsOf(file)...)
+}
+
+// dirsOf lists the directory of a file and, of a link, of what it leads to.
+func dirsOf(file string) []string {
+	dirs := []string{filepath.Dir(file)}
+	if real, err := filepath.EvalSymlinks(file); err == nil {
+		dirs = append(dirs, filepath.Dir(real))
+	}
+	return dirs
 }
 
 // neededDirs lists the directories of packages that aren't built here, but that
