@@ -363,6 +363,7 @@ func TestFailuresSayWhy(t *testing.T) {
 		"takes DESTDIR":   {`command = "rmdir $DESTDIR"`, `package.toml: the command left no folder where DESTDIR was`},
 		"a link for it":   {`command = "mkdir -p out; echo >out/x; rmdir $DESTDIR; ln -s $PWD/out $DESTDIR"`, `package.toml: the command left no folder where DESTDIR was`},
 		"writes outside":  {`command = "touch $DESTDIR/x; echo >` + outside + `"`, `it may write only to its folder, DESTDIR and TMPDIR`},
+		"in Go's words":   {`command = "echo open /x: permission denied; exit 1"`, `it may write only to its folder, DESTDIR and TMPDIR`},
 		"a circle":        {"depends = [\"p\"]\ncommand = \"true\"", `in a circle: p -> p`},
 		"wrong recipe":    {`comand = "true"`, `package.toml:1:1: unknown key "comand"; did you mean "command"?`},
 	} {
@@ -747,6 +748,17 @@ func TestPackagesOfOneFolderTakeTurns(t *testing.T) {
 	b.options.Jobs = 2
 	b.want("first", b.build(), "a built, b built")
 	b.want("again", b.build(), "a unchanged, b unchanged")
+}
+
+// Who has a new home folder, with the project in it, has no folder for caches yet.
+func TestBuildInANewHome(t *testing.T) {
+	need(t, "landlock", canConfine())
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("XDG_CACHE_HOME", "")
+	b := &bench{t: t, root: filepath.Join(home, "project")}
+	b.write("user/apps/p/package.toml", `command = "mkdir ~/.cache/go-build && touch $DESTDIR/x"`)
+	b.want("first", b.build(), "p built")
 }
 
 // The state may be elsewhere, on a larger disk.

@@ -97,6 +97,10 @@ func commonFolders(project string) []string {
 		folders = append(folders, os.Getenv(name))
 	}
 	if home, err := os.UserHomeDir(); err == nil {
+		if real, err := filepath.EvalSymlinks(home); err == nil && strings.HasPrefix(project, real+"/") {
+			// Programs make it when they first need it, which no build can there.
+			_ = os.Mkdir(filepath.Join(home, ".cache"), 0o700) // who needs it, tells
+		}
 		folders = append(folders, home, filepath.Join(home, "go"))
 		all, _ := os.ReadDir(home) // what can't be read, no build can write to
 		for _, entry := range all {

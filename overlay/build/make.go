@@ -235,7 +235,9 @@ func (w *work) explain(err error) error {
 	if lacks := advice(w.result.Log); lacks != "" {
 		hint = "; " + lacks
 	}
-	if w.Recipe.Confined && w.confines && slices.ContainsFunc(w.result.Tail, func(line string) bool { return strings.Contains(line, "Permission denied") }) {
+	// In C's words, or in Go's.
+	denied := func(line string) bool { return strings.Contains(line, "ermission denied") }
+	if w.Recipe.Confined && w.confines && slices.ContainsFunc(w.result.Tail, denied) {
 		hint += "; it may write only to its folder, DESTDIR and TMPDIR, unless its recipe says confined = false"
 	}
 	return fmt.Errorf("%w: see %s%s", err, w.result.Log, hint)
