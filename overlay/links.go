@@ -51,7 +51,7 @@ func (t *Tree) linkLayer(l *Layer, entries []shallowEntry, links map[string]bool
 		case !links[path]:
 			continue
 		case e.typ == unix.DT_DIR && l.follows(path):
-			target, err := t.follow(t.stackBelow(l.rank), path, t.followed)
+			target, _, err := t.follow(t.stackBelow(l.rank), path, t.followed)
 			if err != nil {
 				return err
 			}
@@ -134,9 +134,9 @@ func (l *Layer) entries(all []shallowEntry, d *hostDir) ([]shallowEntry, error) 
 const maxLinks = 40
 
 // follow resolves path as the merged tree of the stack would, symlinks
-// included. It returns the stack of a directory, nil for anything else. The
-// paths that it looks at go into seen, unless that is nil.
-func (t *Tree) follow(root []*hostDir, path string, seen map[string]bool) ([]*hostDir, error) {
+// included. It returns the stack of a directory and its path, nil for anything else.
+// The paths that it looks at go into seen, unless that is nil.
+func (t *Tree) follow(root []*hostDir, path string, seen map[string]bool) ([]*hostDir, string, error) {
 	trail := [][]*hostDir{root} // the directories above, for ".."
 	var at []string             // their names
 	var walked []*hostDir
@@ -159,23 +159,23 @@ func (t *Tree) follow(root []*hostDir, path string, seen map[string]bool) ([]*ho
 		f, err := step(trail[len(trail)-1], name)
 		switch {
 		case err != nil:
-			return nil, err
+			return nil, "", err
 		case f.dirs != nil:
 			trail, at, walked = append(trail, f.dirs), append(at, name), append(walked, f.dirs...)
 			continue
 		case f.dir == nil:
-			return nil, nil
+			return nil, "", nil
 		}
 		target, err := f.dir.readlink(name)
 		if links++; err != nil || target == "" || links > maxLinks {
-			return nil, err
+			return nil, "", err
 		}
 		if strings.HasPrefix(target, "/") {
 			trail, at = trail[:1], nil
 		}
 		todo = append(strings.Split(target, "/"), todo...)
 	}
-	return trail[len(trail)-1], nil
+	return trail[len(trail)-1], strings.Join(at, "/"), nil
 }
 
 // readlink returns the target of the symlink name, "" for another thing.

@@ -51,7 +51,7 @@ func (t *Tree) overrideOf(n *Node) *override {
 
 // checkOverrides finds the manifest's entries that change nothing.
 func (t *Tree) checkOverrides() error {
-	missing, err := t.findOverridden()
+	missing, err := t.findOverrides()
 	if err == nil && missing != nil {
 		err = fmt.Errorf("%s: [[file]] %q: no layer has it: give it a type, or take the entry out",
 			t.project.Manifest.File, "/"+missing.Path)
@@ -59,49 +59,50 @@ func (t *Tree) checkOverrides() error {
 	return err
 }
 
-// findOverridden looks for what the manifest changes in the layers below the edits.
-// Of a file with several names a word on one is a word on all, whichever is looked
-// up first. It returns the first entry that no layer has.
-func (t *Tree) findOverridden() (missing *ManifestFile, err error) {
-	t.onLinks = nil
+// findOverrides finds what the manifest changes in the layers below the edits, through
+// links on the way to it. Of a file with several names a word on one is a word on
+// all, whichever is looked up first. It returns the first entry that no layer has.
+func (t *Tree) findOverrides() (missing *ManifestFile, err error) {
+	var all *overrides
+	onLinks := make(map[linkKey]*override)
 	for i := range t.project.Manifest.Files {
 		f := &t.project.Manifest.Files[i]
 		if f.Type != "" {
 			continue
 		}
-		part, a, err := t.lowerEntry(f.Path)
+		dir, name := splitPath(f.Path)
+		stack, dir, err := t.follow(withAttached(t.lowerRoot()), dir, t.followed)
+		if err != nil {
+			return nil, err
+		}
+		part, a, err := topmost(stack, name)
 		switch {
 		case err != nil:
 			return nil, err
-		case part == nil && missing == nil:
-			missing = f
-		case part == nil || a.st.Mode&unix.S_IFMT == unix.S_IFDIR || a.st.Nlink == 1:
-			continue
-		default:
+		case part == nil:
+			if missing == nil {
+				missing = f
+			}
+			dir, _ = splitPath(f.Path)
+		case a.m.mode&unix.S_IFMT != unix.S_IFDIR && a.st.Nlink > 1:
 			key := linkKey{part.layer, part.layer.hostIno(&a.st)}
-			if t.onLinks == nil {
-				t.onLinks = make(map[linkKey]*override)
+			if onLinks[key] == nil {
+				onLinks[key] = new(override)
 			}
-			if t.onLinks[key] == nil {
-				t.onLinks[key] = new(override)
-			}
-			t.onLinks[key].files = append(t.onLinks[key].files, f)
+			onLinks[key].files = append(onLinks[key].files, f)
 		}
+		if all == nil {
+			all = new(overrides)
+		}
+		all.add(join(dir, name), f)
 	}
+	t.overrides, t.onLinks = all, onLinks
 	return missing, nil
 }
 
-// lowerEntry finds the directory of a layer below the edits that has the entry
-// which is shown at path; nil when there is none.
-func (t *Tree) lowerEntry(path string) (part *hostDir, a attrs, err error) {
-	dir, name := splitPath(path)
-	stack, err := resolve(t.lowerRoot(), dir)
-	if err != nil {
-		return nil, a, err
-	}
-	if dir != "." {
-		defer closeWalked(stack)
-	}
+// topmost finds the directory of a stack that has what is shown as name; nil when
+// there is none.
+func topmost(stack []*hostDir, name string) (part *hostDir, a attrs, err error) {
 	f, err := step(stack, name)
 	if err != nil || f.dir == nil {
 		return nil, a, err
@@ -173,19 +174,4 @@ func (o *overrides) add(path string, f *ManifestFile) {
 		o.here = new(override)
 	}
 	o.here.files = append(o.here.files, f)
-}
-
-// overridesOf collects the manifest's; nil when there are none.
-func overridesOf(m *Manifest) *overrides {
-	var all *overrides
-	for i := range m.Files {
-		if m.Files[i].Type != "" {
-			continue
-		}
-		if all == nil {
-			all = new(overrides)
-		}
-		all.add(m.Files[i].Path, &m.Files[i])
-	}
-	return all
 }

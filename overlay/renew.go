@@ -285,12 +285,11 @@ func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) 
 		}
 	}
 	if len(moved) > 0 {
+		var err error
 		if t.overrides != nil {
-			if _, err := t.findOverridden(); err != nil {
-				return false, err
-			}
+			_, err = t.findOverrides()
 		}
-		if err := t.renew(n, n.dir.stack, moved, out); err != nil {
+		if err := errors.Join(err, t.renew(n, n.dir.stack, moved, out)); err != nil {
 			return false, err
 		}
 	}
@@ -396,7 +395,7 @@ func (t *Tree) relayer(out *news) error {
 			return err
 		}
 	}
-	t.project, t.layers, t.overrides = p, layers, overridesOf(p.Manifest)
+	t.project, t.layers = p, layers
 	for i, l := range layers {
 		l.rank = i
 	}
@@ -422,13 +421,9 @@ func (t *Tree) relink(out *news) error {
 	if err := t.linkPackages(); err != nil {
 		return err
 	}
+	_, err := t.findOverrides()
 	t.root.dir.overrides = t.overrides
-	if t.overrides != nil {
-		if _, err := t.findOverridden(); err != nil {
-			return err
-		}
-	}
-	return t.renew(t.root, withAttached(t.stackBelow(len(t.layers))), nil, out)
+	return errors.Join(err, t.renew(t.root, withAttached(t.stackBelow(len(t.layers))), nil, out))
 }
 
 // sameLayer returns the layer that the tree has already for what l stands for,

@@ -145,15 +145,12 @@ func Open(p *Project, o Options) (_ *Tree, err error) {
 		return nil, err
 	}
 	if o.has(PartConfiguration) {
-		t.overrides = overridesOf(p.Manifest)
-	}
-	if err := t.makeRoot(); err != nil {
-		return nil, err
-	}
-	if o.has(PartConfiguration) {
 		if err := t.checkOverrides(); err != nil {
 			return nil, err
 		}
+	}
+	if err := t.makeRoot(); err != nil {
+		return nil, err
 	}
 	if t.state != nil && t.state.beingRead {
 		err = t.freezeForReaders()

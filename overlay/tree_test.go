@@ -220,6 +220,29 @@ func TestManifestKeepsUsrMergeLinks(t *testing.T) {
 		`usr/sbin 40755 0:0`, `usr/sbin/s 100644 0:0 "s"`)
 }
 
+// What it changes may be named through the links of the layers, too.
+func TestManifestChangesThroughLinks(t *testing.T) {
+	p := project(t,
+		`rootfs.toml [base]|source = "base"|[[file]]|path = "/bin/su"|mode = "4755"|[[file]]|path = "/bin/x/y"|uid = 7`+
+			`|[[file]]|path = "/bin"|gid = 8|[[file]]|path = "/usr/bin/su"|gid = 9`,
+		"base/usr/bin/su su", "base/bin ->usr/bin", "user/apps/a/bin/x/y y")
+	tree := open(t, p)
+	want := []string{
+		`bin 120777 0:8 ->usr/bin`,
+		`usr 40755 0:0`, `usr/bin 40755 0:0`, `usr/bin/su 104755 0:9 "su"`,
+		`usr/bin/x 40755 0:0`, `usr/bin/x/y 100644 7:0 "y"`}
+	expect(t, tree, want...)
+	must(t, tree.renewAll(new(news)))
+	expect(t, tree, want...)
+	must(t, os.WriteFile(p.Manifest.File, []byte("[base]\nsource = \"base\"\n[[file]]\npath = \"/bin/gone\"\nuid = 1"), 0o644))
+	p, err := Find(p.Root, "")
+	must(t, err)
+	const says = `[[file]] "/bin/gone": no layer has it`
+	if _, err := Open(p, Options{ReadOnly: true}); err == nil || !strings.Contains(err.Error(), says) {
+		t.Errorf("%v, want %q", err, says)
+	}
+}
+
 // Nor does a directory of the configuration.
 func TestConfigurationKeepsUsrMergeLinks(t *testing.T) {
 	p := project(t, `rootfs.toml [base]|source = "base"`,

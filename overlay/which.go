@@ -37,7 +37,7 @@ func (t *Tree) Which(path string) ([]Origin, error) {
 		return merging(root), nil
 	}
 	dir, name := splitPath(filepath.Join(names...))
-	stack, err := t.follow(root, dir, nil)
+	stack, _, err := t.follow(root, dir, nil)
 	if err != nil {
 		return nil, err
 	}
