@@ -200,10 +200,11 @@ func writeFileAtomically(file string, content []byte) error {
 	return nil
 }
 
-// has tells whether the layer is there, whole: it appeared by a rename.
+// has tells whether the layer is there, whole: it appeared by a rename, and nobody
+// has cleaned the cache by hand since.
 func (c archiveCache) has(name string) bool {
-	_, err := os.Lstat(filepath.Join(c.layersDir(), name, "format"))
-	return err == nil
+	dir := filepath.Join(c.layersDir(), name)
+	return exists(filepath.Join(dir, "format")) && exists(filepath.Join(dir, archiveImplicit)) && exists(filepath.Join(dir, archiveRootDir))
 }
 
 // layerDirs returns the roots of layers, all of which are there.
@@ -318,10 +319,16 @@ func (c archiveCache) publish(fresh map[string]string) error {
 		return fmt.Errorf("sync the cache: %w", err)
 	}
 	for name, tmp := range fresh {
-		err := unix.Rename(tmp, filepath.Join(c.layersDir(), name))
+		place := filepath.Join(c.layersDir(), name)
+		err := unix.Rename(tmp, place)
+		if err != nil && !c.has(name) {
+			if _, err = removeUnheld(place, filepath.Join(place, archiveRootDir), false); err == nil {
+				err = unix.Rename(tmp, place)
+			}
+		}
 		// Somebody else was faster with the same content.
 		if err != nil && !c.has(name) {
-			return fmt.Errorf("rename to %s: %w", filepath.Join(c.layersDir(), name), err)
+			return fmt.Errorf("rename to %s: %w", place, err)
 		}
 	}
 	return dir.Sync()

@@ -383,6 +383,27 @@ func TestUnpackedOnce(t *testing.T) {
 	}
 }
 
+// Who cleans caches by hand, or by the age of files, may leave a part of a layer.
+func TestUnpackAgainWhatIsNotWhole(t *testing.T) {
+	dir := t.TempDir()
+	cache := filepath.Join(dir, "cache")
+	file := save(t, filepath.Join(dir, "archive"), tarOf(t, aFile("a", "1")))
+	unpack := func() string {
+		t.Helper()
+		dirs, err := unpackArchive(context.Background(), file, cache, "", slog.New(slog.DiscardHandler))
+		must(t, err)
+		return dirs[0]
+	}
+	layer := filepath.Dir(unpack())
+	for _, gone := range []string{"", "format", archiveImplicit, archiveRootDir} {
+		must(t, os.RemoveAll(filepath.Join(layer, gone)))
+		wantLines(t, recorded(t, unpack()), ". 40755 0:0 implicit", "a 100644 0:0 0s =1")
+		if left, err := os.ReadDir(filepath.Join(cache, "layers")); err != nil || len(left) != 1 {
+			t.Errorf("without %q: in the cache: %v (%v), want one layer", gone, left, err)
+		}
+	}
+}
+
 func TestUnpackByManyAtOnceAndAfterACrash(t *testing.T) {
 	dir := t.TempDir()
 	cache := filepath.Join(dir, "cache")
