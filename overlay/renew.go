@@ -298,6 +298,9 @@ func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) 
 		if e == nil || e.node == nil {
 			file, copied := t.linkedAs(n, name, e)
 			if file != nil {
+				if file.parent != nil { // it may have lost a name of which the manifest says something
+					t.override(file, t.wordOn(file.parent.dir, file, file.name))
+				}
 				out.node(file)
 			}
 			if copied {

@@ -203,6 +203,40 @@ func TestManifestEntries(t *testing.T) {
 	}
 }
 
+// What the manifest says of one name of a file holds for all, whichever is looked
+// up first.
+func TestManifestOnAFileWithSeveralNames(t *testing.T) {
+	p := project(t, `rootfs.toml [[file]]|path = "/bin/su"|mode = "4755"|[[file]]|path = "/bin/box"|gid = 7`,
+		"user/apps/a/bin/box box", "user/apps/a/sbin/x x")
+	in(t, p, `ln user/apps/a/bin/box user/apps/a/bin/su; ln user/apps/a/bin/box user/apps/a/sbin/init`)
+	tree, h := watched(t, p)
+	var e Entry
+	shown := func(path, want string) func() bool {
+		return func() bool {
+			n, err := find(tree, path)
+			return err == nil && tree.Stat(n, &e) == nil && fmt.Sprintf("%o %d:%d", e.Mode, e.UID, e.GID) == want
+		}
+	}
+	for _, path := range []string{"sbin/init", "bin/su", "bin/box"} {
+		if !shown(path, "104755 0:7")() {
+			t.Errorf("%s: mode %o gid %d", path, e.Mode, e.GID)
+		}
+	}
+	n := at(t, tree, "sbin/init")
+	h.forget()
+	in(t, p, `echo su >x; mv x user/apps/a/bin/su`)
+	within(t, "another su", func() bool { return h.name("su") && h.node(n) })
+	if !shown("sbin/init", "100644 0:7")() || !shown("bin/su", "104755 0:0")() {
+		t.Errorf("without its name su: mode %o gid %d", e.Mode, e.GID)
+	}
+	in(t, p, `ln -f user/apps/a/sbin/init user/apps/a/bin/su`)
+	within(t, "linked again", shown("sbin/init", "104755 0:7"))
+	in(t, p, `printf '[[file]]\npath = "/bin/su"\nuid = 5\n' >rootfs.toml`)
+	within(t, "another manifest", shown("sbin/init", "100644 5:0"))
+	in(t, p, `rm user/apps/a/bin/box user/apps/a/sbin/init`)
+	within(t, "one name", func() bool { return shown("bin/su", "100644 5:0")() && e.Nlink == 1 })
+}
+
 // What the manifest names only on the way to something doesn't take a link's place.
 func TestManifestKeepsUsrMergeLinks(t *testing.T) {
 	tree := open(t, project(t,
