@@ -244,14 +244,15 @@ func (t *Tree) knowByOther(n *Node) bool {
 }
 
 // linkedAs finds the node of a layer's file with several names, of which name
-// in dir is or was one without a node; copied when the name may have been shown as
-// that of the file's copy. e is nil for a name that dir hasn't, or when it wasn't
-// read yet.
-func (t *Tree) linkedAs(dir *Node, name string, e *dirent) (n *Node, copied bool) {
+// in dir is or was one without a node. Where there is none, it returns the file's
+// key: the name may have been shown as that of its copy, or the file be known from
+// when it had one name. e is nil for a name that dir hasn't, or when it wasn't read
+// yet.
+func (t *Tree) linkedAs(dir *Node, name string, e *dirent) (n *Node, unknown linkKey) {
 	t.linkMu.Lock()
 	defer t.linkMu.Unlock()
-	if n := t.names.in[dir][name]; n != nil || len(t.links) == 0 {
-		return n, false
+	if n := t.names.in[dir][name]; n != nil {
+		return n, linkKey{}
 	}
 	for _, part := range dir.dir.stack {
 		if e != nil && part.layer != e.layer || e == nil && dir.dir.loaded {
@@ -259,11 +260,31 @@ func (t *Tree) linkedAs(dir *Node, name string, e *dirent) (n *Node, copied bool
 		}
 		var a attrs
 		if ok, err := part.look(name, &a); err == nil && ok {
-			n = t.links[linkKey{part.layer, part.layer.hostIno(&a.st)}]
-			return n, n == nil && a.st.Nlink > 1
+			key := linkKey{part.layer, part.layer.hostIno(&a.st)}
+			if n = t.links[key]; n == nil && a.st.Nlink > 1 {
+				return nil, key
+			}
+			return n, linkKey{}
 		}
 	}
-	return nil, false
+	return nil, linkKey{}
+}
+
+// linkKnown notes which files below dir, known by the one name that they had, are
+// those of keys, which have several now. t.mu is held exclusively.
+func (t *Tree) linkKnown(dir *Node, keys map[linkKey]bool, out *news) {
+	for i := range dir.dir.ents {
+		n := dir.dir.ents[i].node
+		switch {
+		case n == nil:
+		case n.dir != nil:
+			t.linkKnown(n, keys, out)
+		case n.part != nil && !n.is(linked) && keys[n.linkKey()]:
+			t.register(n)
+			t.override(n, t.wordOn(n, dir.dir, n.name))
+			out.node(n)
+		}
+	}
 }
 
 // changed takes in what happened to names of the host directory that n shows.
@@ -293,22 +314,29 @@ func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) 
 			return false, err
 		}
 	}
+	unknown := make(map[linkKey]bool)
 	for name, other := range names {
 		e := n.dir.alive(name)
 		if e == nil || e.node == nil {
-			file, copied := t.linkedAs(n, name, e)
+			file, key := t.linkedAs(n, name, e)
 			if file != nil {
 				if file.parent != nil { // it may have lost a name of which the manifest says something
 					t.override(file, t.wordOn(file.parent.dir, file, file.name))
 				}
 				out.node(file)
 			}
-			if copied {
+			if key.layer != nil {
 				out.name(n, name)
+				if other {
+					unknown[key] = true
+				}
 			}
 		} else if !other {
 			out.node(e.node)
 		}
+	}
+	if len(unknown) > 0 {
+		t.linkKnown(t.root, unknown, out)
 	}
 	return false, nil
 }

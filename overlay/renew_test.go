@@ -70,6 +70,24 @@ func TestLayersFileWithSeveralNames(t *testing.T) {
 	}
 }
 
+// A file that was looked up when it had one name is the same by those that it gets.
+func TestLayersFileGetsAnotherName(t *testing.T) {
+	p := project(t, "user/apps/a/usr/file f", "user/apps/a/usr/d/x x")
+	tree, h := watched(t, p)
+	n := at(t, tree, "usr/file")
+	at(t, tree, "usr/d/x")
+	in(t, p, `ln user/apps/a/usr/file user/apps/a/usr/d/link`)
+	within(t, "announced", func() bool { return h.name("link") && h.node(n) })
+	if at(t, tree, "usr/d/link") != n {
+		t.Error("two nodes for one file")
+	}
+	_, err := tree.Write(at(t, tree, "usr/d/link"), []byte("F"), 0)
+	must(t, err)
+	if !reads(tree, at(t, tree, "usr/file"), "F")() {
+		t.Error("what is written by another name isn't seen")
+	}
+}
+
 // What a layer writes to a file that was edited by another name is seen.
 func TestLayersFileThatWasEditedByAnotherName(t *testing.T) {
 	p := project(t, "user/apps/a/usr/file f")
