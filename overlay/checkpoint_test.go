@@ -3,8 +3,10 @@ package overlay
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -431,6 +433,29 @@ func TestRestore(t *testing.T) {
 	}
 	if err := tree.Restore(plain, "no/such"); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("in neither: %v", err)
+	}
+}
+
+// Who has what is replaced, or has it by another name, hears that it lost a name.
+func TestRestoreAnnouncesWhatItRemoves(t *testing.T) {
+	p := project(t, "user/sysconfig/d/one text", "user/sysconfig/z z")
+	tree, h := watched(t, p)
+	dir, one, z := at(t, tree, "d"), at(t, tree, "d/one"), at(t, tree, "z")
+	must(t, tree.Link(one, tree.Root(), "two"))
+	must(t, tree.Link(z, tree.Root(), "y"))
+	plain, err := Open(p, Options{ReadOnly: true, WithoutEdits: true})
+	must(t, err)
+	t.Cleanup(func() { must(t, plain.Close()) })
+	h.forget()
+	must(t, tree.Restore(plain, "d", "y"))
+	temporary := func(name string) bool { return strings.HasPrefix(name, ".rootfs-restore-") }
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(h.names)), temporary) {
+		t.Error("the name that it had until it was whole: not announced")
+	}
+	for name, n := range map[string]*Node{"d": dir, "two": one, "z": z} {
+		if !h.node(n) {
+			t.Errorf("%s: not announced", name)
+		}
 	}
 }
 

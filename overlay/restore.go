@@ -135,6 +135,7 @@ func (r *restoring) replace(src, dst *Node, name string) error {
 	if err != nil {
 		return err
 	}
+	defer r.to.announce(dst, temp) // which may have been listed meanwhile
 	if err := r.copy(n, dst, temp); err != nil {
 		return errors.Join(err, ignoreMissing(r.to.removeAll(dst, temp)))
 	}
@@ -166,6 +167,7 @@ func (r *restoring) tempName(dir *Node) (string, error) {
 // copy makes name in dir a copy of n.
 func (r *restoring) copy(n, dir *Node, name string) error {
 	if first := r.links[n.ino]; first != nil {
+		defer r.to.announceNode(first)
 		return r.to.Link(first, dir, name)
 	}
 	var e Entry
@@ -294,13 +296,15 @@ func (t *Tree) eachName(dir *Node, do func(name string) error) error {
 	}
 }
 
-// removeAll removes name from dir with all that is in it.
+// removeAll removes name from dir with all that is in it. What is removed is
+// announced: it may be in use, or have other names.
 func (t *Tree) removeAll(dir *Node, name string) error {
 	n, err := t.Lookup(dir, name, nil)
 	if err != nil {
 		return err
 	}
 	defer t.Release(n, 1)
+	defer t.announceNode(n)
 	if n.dir == nil {
 		return t.Unlink(dir, name)
 	}
