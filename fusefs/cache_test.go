@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -83,5 +84,36 @@ func TestRequestsOfANewFile(t *testing.T) {
 		if n -= before[name]; n != want[name] && name != "FORGET" && name != "BATCH_FORGET" {
 			t.Errorf("%d %s, want %d", n, name, want[name])
 		}
+	}
+}
+
+// A layer may have lost a file just now and have it again before the tree hears of
+// that: there would be nothing to announce.
+func TestTheKernelMayNotRememberWhatALayerJustLost(t *testing.T) {
+	dir := project(t, map[string]string{"etc/passwd": "root\n"})
+	f := unmounted(t, dir)
+	var etc fuse.EntryOut
+	lookup := func(name string) (fuse.Status, bool) {
+		var out fuse.EntryOut
+		st := f.Lookup(nil, &fuse.InHeader{NodeId: etc.NodeId}, name, &out)
+		return st, out.NodeId != 0
+	}
+	if st := f.Lookup(nil, &fuse.InHeader{NodeId: rootID}, "etc", &etc); st != fuse.OK {
+		t.Fatal(st)
+	}
+	if st, there := lookup("passwd"); st != fuse.OK || !there {
+		t.Fatal(st, there)
+	}
+	host := filepath.Join(dir, "user/apps/base/etc/passwd")
+	check(t, "rename", os.Rename(host, host+".old"))
+	if st, _ := lookup("passwd"); st != fuse.ENOENT {
+		t.Errorf("%v, to be remembered", st)
+	}
+	if st, there := lookup("group"); st != fuse.OK || there {
+		t.Errorf("what never was: %v %v, not to be remembered", st, there)
+	}
+	check(t, "rename", os.Rename(host+".old", host))
+	if st, there := lookup("passwd"); st != fuse.OK || !there {
+		t.Error(st, there)
 	}
 }

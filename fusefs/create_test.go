@@ -10,14 +10,20 @@ import (
 	"github.com/DragonOS-Community/rootfs/overlay"
 )
 
-// The kernel may take a file for absent that a layer has just got.
-func TestCreateOfAFileThatIsThere(t *testing.T) {
-	p, err := overlay.Find(project(t, map[string]string{"etc/passwd": "root\n"}), "")
+// unmounted makes a filesystem of a project that no kernel asks.
+func unmounted(t *testing.T, dir string) *filesystem {
+	t.Helper()
+	p, err := overlay.Find(dir, "")
 	check(t, "find", err)
 	tree, err := overlay.Open(p, overlay.Options{})
 	check(t, "open", err)
 	t.Cleanup(func() { check(t, "close", tree.Close()) })
-	f := &filesystem{tree: tree, nodes: newNodes(tree.Root(), tree.Release), log: slog.New(slog.DiscardHandler)}
+	return &filesystem{tree: tree, nodes: newNodes(tree.Root(), tree.Release), log: slog.New(slog.DiscardHandler)}
+}
+
+// The kernel may take a file for absent that a layer has just got.
+func TestCreateOfAFileThatIsThere(t *testing.T) {
+	f := unmounted(t, project(t, map[string]string{"etc/passwd": "root\n"}))
 	var etc fuse.EntryOut
 	if st := f.Lookup(nil, &fuse.InHeader{NodeId: rootID}, "etc", &etc); st != fuse.OK {
 		t.Fatal(st)

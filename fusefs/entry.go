@@ -20,6 +20,8 @@ func (f *filesystem) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, o
 	switch {
 	case err == nil:
 		f.fill(n, &e, out)
+	case errors.Is(err, overlay.ErrLost):
+		return fuse.ENOENT // not to be remembered
 	case errors.Is(err, unix.ENOENT):
 		// An entry without a node: the kernel remembers that there is none.
 		out.SetEntryTimeout(negativeTimeout)

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"errors"
+	"fmt"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -152,7 +153,7 @@ func (t *Tree) attached(n *Node) bool {
 }
 
 // Lookup returns the entry name of dir, with its attributes in e unless that
-// is nil. It returns ENOENT when there is none.
+// is nil. It returns ENOENT when there is none, or ErrLost.
 func (t *Tree) Lookup(dir *Node, name string, e *Entry) (*Node, error) {
 	t.mu.RLock()
 	n, err := t.find(dir, name, e, false)
@@ -164,6 +165,10 @@ func (t *Tree) Lookup(dir *Node, name string, e *Entry) (*Node, error) {
 	defer t.mu.Unlock()
 	return t.lookup(dir, name, e)
 }
+
+// ErrLost is the ENOENT of an entry that a layer lost just now: the event is on its
+// way, and it may be there again before that is taken in.
+var ErrLost = fmt.Errorf("lost just now: %w", unix.ENOENT)
 
 // errNamed says that a node without a name would get one, which takes t.mu
 // exclusively: what there is of it is read by others with t.mu shared.
@@ -206,8 +211,8 @@ func (t *Tree) find(dir *Node, name string, e *Entry, exclusively bool) (*Node, 
 	} else if e != nil {
 		if err := t.attrs(n, &a); err != nil {
 			t.unref(n)
-			if errors.Is(err, unix.ESTALE) { // a layer lost it, and the event is on its way
-				err = unix.ENOENT
+			if errors.Is(err, unix.ESTALE) {
+				err = ErrLost
 			}
 			return nil, err
 		}
