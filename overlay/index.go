@@ -62,6 +62,10 @@ func (x *index) has(key string) (bool, error) {
 // frozen in a checkpoint, for the copy's copy. A file of a layer that was written to
 // since it was copied isn't the same as its copy any more, which keeps the number.
 func (t *Tree) fromIndex(n *Node, a *attrs) error {
+	if !n.part.layer.recorded {
+		// A copy from when it had one name has the number that it had then.
+		a.m.origin = anotherIno(n.part.layer.ino(&a.st), "")
+	}
 	for _, x := range t.indexes {
 		if x.dir.layer.rank <= n.part.layer.rank {
 			continue

@@ -212,6 +212,28 @@ func TestCopyIsNotTheFileThatTheLayerHasNow(t *testing.T) {
 	}
 }
 
+// Nor is it when it had one name as it was copied, and has another now.
+func TestCopyIsNotTheFileThatIsLinkedLater(t *testing.T) {
+	p := project(t, "user/sysconfig/etc/b text")
+	tree := open(t, p)
+	_, err := tree.Write(at(t, tree, "etc/b"), []byte("TEXT"), 0)
+	must(t, err)
+	must(t, tree.Close())
+	in(t, p, `ln user/sysconfig/etc/b user/sysconfig/etc/a; ln user/sysconfig/etc/b user/sysconfig/etc/c`)
+	tree = open(t, p)
+	a, b, c := inoOf(t, tree, "etc/a"), inoOf(t, tree, "etc/b"), inoOf(t, tree, "etc/c")
+	if a == b || a != c {
+		t.Errorf("numbers %d, %d, %d", a, b, c)
+	}
+	_, err = tree.Write(at(t, tree, "etc/c"), []byte("more"), 0)
+	must(t, err)
+	must(t, tree.Close())
+	tree = open(t, p)
+	if inoOf(t, tree, "etc/a") != a || inoOf(t, tree, "etc/b") != b || inoOf(t, tree, "etc/c") != a {
+		t.Error("the numbers didn't stay")
+	}
+}
+
 // The name of such a copy may become a directory's.
 func TestCopyInTheIndexLosesItsNameToADirectory(t *testing.T) {
 	p, tree := copiedByOtherName(t)
