@@ -281,7 +281,7 @@ func (t *Tree) linkKnown(dir *Node, keys map[linkKey]bool, out *news) {
 			t.linkKnown(n, keys, out)
 		case n.part != nil && !n.is(linked) && keys[n.linkKey()]:
 			t.register(n)
-			t.override(n, t.wordOn(n, dir.dir, n.name))
+			t.override(n, t.wordOn(dir.dir, n, n.name))
 			out.node(n)
 		}
 	}
