@@ -97,7 +97,7 @@ func (f *found) push(parent *hostDir, name string, st *unix.Stat_t) (done bool, 
 	if err != nil || redirect == "" {
 		return false, err
 	}
-	below, redirect, err := resolveAt(d.layer.tree.stackBelow(d.layer.rank), redirect)
+	below, redirect, err := resolve(d.layer.tree.stackBelow(d.layer.rank), redirect)
 	f.dirs = append(f.dirs, below...)
 	if f.redirect == "" {
 		f.redirect = redirect
@@ -105,16 +105,10 @@ func (f *found) push(parent *hostDir, name string, st *unix.Stat_t) (done bool, 
 	return true, err
 }
 
-// resolve follows path, separated by slashes, through directories of a stack.
+// resolve follows path, separated by slashes, through directories of a stack, to
+// the path without the redirects on the way, as the layers below the edits have it.
 // It returns nothing when one of them is missing.
-func resolve(stack []*hostDir, path string) ([]*hostDir, error) {
-	stack, _, err := resolveAt(stack, path)
-	return stack, err
-}
-
-// resolveAt is resolve that also returns the path without the redirects on the way,
-// as the layers below the edits have it.
-func resolveAt(stack []*hostDir, path string) ([]*hostDir, string, error) {
+func resolve(stack []*hostDir, path string) ([]*hostDir, string, error) {
 	at := ""
 	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
 		if name == "" || name == "." {

@@ -264,7 +264,8 @@ func TestManifestChangesThroughLinks(t *testing.T) {
 	want := []string{
 		`bin 120777 0:8 ->usr/bin`,
 		`usr 40755 0:0`, `usr/bin 40755 0:0`, `usr/bin/su 104755 0:9 "su"`,
-		`usr/bin/x 40755 0:0`, `usr/bin/x/y 100644 7:0 "y"`}
+		`usr/bin/x 40755 0:0`, `usr/bin/x/y 100644 7:0 "y"`,
+	}
 	expect(t, tree, want...)
 	must(t, tree.renewAll(new(news)))
 	expect(t, tree, want...)
