@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // list looks up all that is in a directory, as a walk does.
@@ -96,5 +99,82 @@ func TestReadAheadLeavesAlone(t *testing.T) {
 	tree.ReadAhead(old)
 	if old.dir.loaded {
 		t.Error("read ahead in a directory that was removed")
+	}
+}
+
+// The attributes of the entries that a walk comes to are there already, once, and
+// not those of an earlier time.
+func TestAttributesReadAhead(t *testing.T) {
+	p := project(t, "user/apps/pkg/usr/b/one 1", "user/apps/pkg/usr/b/two 2", "user/apps/pkg/usr/c/x x", "user/apps/pkg/usr/d/y y")
+	tree, h := listening(t, p)
+	usr := at(t, tree, "usr")
+	b := list(t, tree, usr)[0]
+	ready := func(name string) bool { return slices.Contains(tree.ahead.names, name) }
+	size := func(name string) int64 {
+		t.Helper()
+		var e Entry
+		n, err := tree.Lookup(b, name, &e)
+		must(t, err)
+		h.forget()
+		tree.Release(n, 1)
+		return e.Size
+	}
+	tree.ReadAhead(usr)
+	if !ready("one") || !ready("two") || ready("x") {
+		t.Fatalf("read ahead: %q", tree.ahead.names)
+	}
+	if got := size("one"); got != 1 || ready("one") {
+		t.Errorf("size %d, and still there: %t", got, ready("one"))
+	}
+	in(t, p, `echo longer >user/apps/pkg/usr/b/one; echo longer >user/apps/pkg/usr/b/two`)
+	if got := size("one"); got != 7 {
+		t.Errorf("size %d when asked again", got)
+	}
+	within(t, "forgotten", func() bool {
+		tree.mu.RLock()
+		defer tree.mu.RUnlock()
+		return tree.ahead.part == nil
+	})
+	if got := size("two"); got != 7 {
+		t.Errorf("size %d after it changed", got)
+	}
+}
+
+// What changes when its attributes were read ahead, and is looked up at once, is
+// announced.
+func TestChangeAfterReadingAhead(t *testing.T) {
+	p := project(t, "user/apps/pkg/usr/b/file 1")
+	tree, h := listening(t, p)
+	usr := at(t, tree, "usr")
+	list(t, tree, usr)
+	tree.ReadAhead(usr)
+	in(t, p, `echo longer >user/apps/pkg/usr/b/file; chmod 755 user/apps/pkg/usr/b/file`)
+	n := at(t, tree, "usr/b/file") // with what was read ahead, or not any more
+	within(t, "announced", func() bool {
+		var e Entry
+		must(t, tree.Stat(n, &e))
+		return h.node(n) && e.Size == 7 && e.Mode == unix.S_IFREG|0o755
+	})
+}
+
+// Too late, they are read again; and of what isn't watched, they aren't read ahead.
+func TestAttributesReadTooLongAgo(t *testing.T) {
+	p := project(t, "user/apps/pkg/usr/b/file 1")
+	tree, _ := listening(t, p)
+	usr := at(t, tree, "usr")
+	list(t, tree, usr)
+	tree.ReadAhead(usr)
+	tree.ahead.when = tree.ahead.when.Add(-2 * aheadAge)
+	b := at(t, tree, "usr/b")
+	var a attrs
+	if tree.ahead.take(b.dir, "file", b.upper().layer, &a) != nil {
+		t.Error("old attributes are used")
+	}
+	unwatched := open(t, project(t, "user/apps/pkg/usr/b/file 1"))
+	usr = at(t, unwatched, "usr")
+	list(t, unwatched, usr)
+	unwatched.ReadAhead(usr)
+	if unwatched.ahead.part != nil {
+		t.Error("read ahead without a watch")
 	}
 }

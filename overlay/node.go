@@ -320,9 +320,12 @@ func (t *Tree) adopt(dir *Node, name string, n *Node) {
 // makeNode reads what the host has of name, whose topmost entry is in the
 // layer l. The node is not yet part of the tree.
 func (t *Tree) makeNode(d *directory, name string, l *Layer, a *attrs) (*Node, error) {
-	part, err := d.part(name, l, a)
-	if err != nil {
-		return nil, err
+	part := t.ahead.take(d, name, l, a)
+	if part == nil {
+		var err error
+		if part, err = d.part(name, l, a); err != nil {
+			return nil, err
+		}
 	}
 	n := &Node{typ: a.m.mode & unix.S_IFMT, hostIno: part.layer.hostIno(&a.st), name: name, part: part}
 	if part.layer == t.edits {

@@ -293,6 +293,7 @@ func (t *Tree) linkKnown(dir *Node, keys map[linkKey]bool, out *news) {
 func (t *Tree) changed(n *Node, names map[string]bool, out *news) (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.ahead.drop()
 	if n.is(dead) {
 		return false, nil
 	}
@@ -446,6 +447,7 @@ func (t *Tree) renewAll(out *news) error {
 
 // relink merges the layers anew. t.mu is held exclusively.
 func (t *Tree) relink(out *news) error {
+	t.ahead.drop()
 	for _, l := range t.layers {
 		l.hidden, l.attach = nil, nil
 	}

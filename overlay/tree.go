@@ -61,6 +61,7 @@ type Tree struct {
 
 	reading *os.File // locked as long as a steady tree is open; nil for others
 
+	ahead  aheadAttrs
 	watch  *watcher          // nil until Watch
 	opened map[string]string // what the signs of the layers said; until Watch
 

@@ -68,11 +68,18 @@ func (h *heard) node(n *Node) bool {
 // watched opens the project, visits all of it and watches.
 func watched(t *testing.T, p *Project) (*Tree, *heard) {
 	t.Helper()
+	tree, h := listening(t, p)
+	hold(t, tree, tree.Root())
+	return tree, h
+}
+
+// listening is watched without anything having been looked up.
+func listening(t *testing.T, p *Project) (*Tree, *heard) {
+	t.Helper()
 	tree := open(t, p)
 	h := &heard{names: make(map[string]bool), nodes: make(map[*Node]bool), early: make(map[string]bool)}
 	tree.log = slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), h), nil))
 	tree.Watch(h)
-	hold(t, tree, tree.Root())
 	return tree, h
 }
 
