@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -60,8 +61,31 @@ func diffEdits(c *cli.Context, std streams, report func(*export.Change) error) e
 	if err != nil {
 		return err
 	}
-	args := c.Args().Slice()
-	var sides [2]overlay.Options
+	sides, paths, err := diffSides(c.Args().Slice(), all)
+	if err != nil {
+		return err
+	}
+	var trees [2]*overlay.Tree
+	for i, o := range sides {
+		o.ReadOnly, o.Context = true, ctx
+		if i == 0 { // the other has the same to warn of
+			o.Logger = logger(c, std.err)
+		}
+		if _, trees[i], err = openForReading(project, o); err != nil {
+			return err
+		}
+		defer trees[i].Close() //nolint:errcheck // only read
+	}
+	for _, path := range rootPaths(paths) {
+		if err := export.DiffTrees(ctx, trees[0], trees[1], cmp.Or(string(path), "."), report); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// diffSides reads the arguments: the checkpoints that are compared, and the paths.
+func diffSides(args []string, all []overlay.Checkpoint) (sides [2]overlay.Options, paths []string, err error) {
 	given := 0
 	for ; given < len(sides) && given < len(args); given++ {
 		cp, ok := findCheckpoint(all, args[given])
@@ -71,33 +95,16 @@ func diffEdits(c *cli.Context, std streams, report func(*export.Change) error) e
 		sides[given].Checkpoint = cp.ID
 	}
 	sides[0].WithoutEdits = given == 0
-	paths := args[given:]
-	for _, path := range paths {
+	for _, path := range args[given:] {
 		if !strings.HasPrefix(path, "/") {
-			return fmt.Errorf("%s: no such checkpoint (see: rootfs log); paths begin with a slash", quoted(path))
+			return sides, nil, fmt.Errorf("%s: no such checkpoint (see: rootfs log); paths begin with a slash", quoted(path))
 		}
+		paths = append(paths, path)
 	}
 	if len(paths) == 0 {
 		paths = []string{"/"}
 	}
-	var trees [2]*overlay.Tree
-	for i, o := range sides {
-		o.ReadOnly, o.Logger, o.Context = true, logger(c, std.err), ctx
-		if _, trees[i], err = openForReading(project, o); err != nil {
-			return err
-		}
-		defer trees[i].Close() //nolint:errcheck // only read
-	}
-	for _, path := range rootPaths(paths) {
-		at := string(path)
-		if at == "" {
-			at = "."
-		}
-		if err := export.DiffTrees(ctx, trees[0], trees[1], at, report); err != nil {
-			return err
-		}
-	}
-	return nil
+	return sides, paths, nil
 }
 
 // showChange prints the fields of a change, but for those that its lines of text
