@@ -137,7 +137,7 @@ func textDiff(change *export.Change) (string, error) {
 	var texts [2][]byte
 	var names [2]string
 	for i, e := range []*overlay.Entry{change.A, change.B} {
-		names[i] = quoted([]string{"a/", "b/"}[i] + change.Path)
+		names[i] = patchName([]string{"a/", "b/"}[i] + change.Path)
 		if e == nil {
 			names[i] = "/dev/null"
 			continue
@@ -157,6 +157,29 @@ func textDiff(change *export.Change) (string, error) {
 	// Its first line is a command, which patch(1) needs not.
 	_, lines, _ := bytes.Cut(unified, []byte("\n"))
 	return string(lines), nil
+}
+
+// patchName writes a name as patch(1) reads it: up to a space, unless a tab follows
+// sometime, or in quotes as those of C, where a byte is three octal digits.
+func patchName(name string) string {
+	if quoted(name) == name && !strings.HasSuffix(name, " ") {
+		if strings.Contains(name, " ") {
+			name += "\t"
+		}
+		return name
+	}
+	b := []byte{'"'}
+	for _, c := range []byte(name) {
+		switch {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < ' ' || c > '~':
+			b = fmt.Appendf(b, "\\%03o", c)
+		default:
+			b = append(b, c)
+		}
+	}
+	return string(append(b, '"'))
 }
 
 func readContent(e *overlay.Entry) ([]byte, error) {
