@@ -23,11 +23,16 @@ type Change struct {
 // DiffTrees compares two trees of one project at path, "." for the root, and below.
 // It reports each entry that differs, a directory before what is in it, and also
 // what is in one that only one of them has. It reads only what was edited between
-// the two. Left out are times of access and change, those of directories, which
-// follow their names, and of files that differ otherwise.
+// the two; all names, where that has several. Left out are times of access and
+// change, those of directories, which follow their names, and of files that differ
+// otherwise.
 func DiffTrees(ctx context.Context, a, b *overlay.Tree, path string, report func(*Change) error) error {
 	d := &treeDiffer{ctx: ctx, report: report}
 	d.differ = differ{report: d.note, same: make(map[[2]uint64]bool)}
+	var err error
+	if d.sameCopies, err = a.SameCopies(b); err != nil {
+		return err
+	}
 	at := found{a.Root(), b.Root()}
 	for i, tree := range []*overlay.Tree{a, b} {
 		d.walkers[i] = walker{tree: tree}
@@ -54,7 +59,10 @@ type treeDiffer struct {
 	ctx     context.Context
 	walkers [2]walker
 	changes []Difference // of the entry that is being compared
-	report  func(*Change) error
+
+	sameCopies bool // so what is made of the same parts need not be looked at
+
+	report func(*Change) error
 }
 
 // found is what a name is in each of the trees, nil where there is none.
@@ -91,11 +99,14 @@ func (d *treeDiffer) compare(at found, path string) error {
 	if err := d.ctx.Err(); err != nil {
 		return err
 	}
-	if at[0] != nil && at[1] != nil && at[0].SameParts(at[1]) {
+	same := at[0] != nil && at[1] != nil && at[0].SameParts(at[1])
+	if same && (d.sameCopies || at[0].Type() != unix.S_IFDIR) {
 		return nil
 	}
-	if err := d.entry(at, path); err != nil {
-		return fmt.Errorf("/%s: %w", path, err)
+	if !same {
+		if err := d.entry(at, path); err != nil {
+			return fmt.Errorf("/%s: %w", path, err)
+		}
 	}
 	names, err := d.names(at)
 	if err != nil {
@@ -147,6 +158,7 @@ func (d *treeDiffer) entry(at found, path string) error {
 	}
 	c := &Change{Path: path, A: sides[0], B: sides[1]}
 	d.changes = nil
+	clear(d.same) // each name of a file has its own changes
 	var err error
 	switch {
 	case c.A == nil:
