@@ -37,8 +37,8 @@ func (t *Tree) ReadAhead(dir *Node) {
 		return // who asks for it meets the error
 	}
 	// What happens to entries is heard of in plain layers only, which are watched.
-	if t.watch != nil && len(d.stack) == 1 && !d.stack[0].layer.recorded {
-		t.ahead.read(d)
+	if t.watch != nil && len(d.stack) == 1 && !d.stack[0].layer.recorded && t.watch.hearsAll() {
+		t.ahead.read(d, aheadTime)
 	}
 }
 
@@ -46,6 +46,10 @@ const (
 	// aheadEntries is of how many entries the attributes are read ahead at most, for
 	// the same reason.
 	aheadEntries = 128
+
+	// aheadTime is how long they are read at most, when the host has to ask a disk or
+	// a network for them.
+	aheadTime = 2 * time.Millisecond
 
 	// aheadAge is how old they may be when they are used. Who walks asks at once.
 	aheadAge = 100 * time.Millisecond
@@ -63,9 +67,9 @@ type aheadAttrs struct {
 	next  int // the one that a walk takes next
 }
 
-// read reads the attributes of the first entries of d that nobody has looked up.
-// d.mu is held.
-func (r *aheadAttrs) read(d *directory) {
+// read reads the attributes of the first entries of d that nobody has looked up, of
+// no further one when the time is over. d.mu is held.
+func (r *aheadAttrs) read(d *directory, most time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	part := d.stack[0]
@@ -81,7 +85,11 @@ func (r *aheadAttrs) read(d *directory) {
 		r.names, r.stats = make([]string, aheadEntries), make([]unix.Stat_t, aheadEntries)
 	}
 	n := 0
+	began := time.Now() //nolint:forbidigo // no output has it
 	for i := 0; i < len(d.ents) && n < aheadEntries; i++ {
+		if n > 0 && time.Since(began) > most { //nolint:forbidigo // no output has it
+			break
+		}
 		if e := &d.ents[i]; e.node == nil && !e.dead && fstatat(fd, e.name, &r.stats[n]) == nil {
 			r.names[n] = e.name
 			n++

@@ -209,6 +209,13 @@ func (w *watcher) watchPath(path string) {
 	w.polled[path] = st.Mtim
 }
 
+// hearsAll tells whether all directories could be watched.
+func (w *watcher) hearsAll() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.full
+}
+
 // unwatch ends the watch of a path that nobody needs any more. w.mu is held.
 func (w *watcher) unwatch(path string) {
 	if len(w.dirs[path]) > 0 || w.fixed[path] || w.moved[path] != nil {
