@@ -99,6 +99,9 @@ func (d *treeDiffer) compare(at found, path string) error {
 	if err := d.ctx.Err(); err != nil {
 		return err
 	}
+	if at == (found{}) {
+		return nil // it went since its name was read
+	}
 	same := at[0] != nil && at[1] != nil && at[0].SameParts(at[1])
 	if same && (d.sameCopies || at[0].Type() != unix.S_IFDIR) {
 		return nil
