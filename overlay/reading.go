@@ -36,7 +36,7 @@ func (t *Tree) lockReading(dir string, o *Options) error {
 		t.state.alone = f
 		return nil
 	case errors.Is(err, unix.EWOULDBLOCK) && o.alone:
-		err = fmt.Errorf("%s: an export or a push still reads the edits: try again when it has ended", dir)
+		err = fmt.Errorf("%s: another command still reads the edits: try again when it has ended", dir)
 	case errors.Is(err, unix.EWOULDBLOCK):
 		t.state.beingRead, err = true, nil
 	}

@@ -67,7 +67,7 @@ func diffEdits(c *cli.Context, std streams, report func(*export.Change) error) e
 	}
 	var trees [2]*overlay.Tree
 	for i, o := range sides {
-		o.ReadOnly, o.Context = true, ctx
+		o.ReadOnly, o.Steady, o.Context = true, true, ctx
 		if i == 0 { // the other has the same to warn of
 			o.Logger = logger(c, std.err)
 		}
