@@ -63,7 +63,7 @@ func TestACLWithoutRoomForTheMode(t *testing.T) {
 	etc := at(t, tree, "etc")
 	list := acl(t, "u::r--,u:7:rwx,g::r--,m::rwx,o::r--")
 	for size := 4096; size > 3500; size -= 4 {
-		n, err := tree.Create(etc, fmt.Sprint(size), 0o644, Owner{}, nil)
+		n, err := tree.Mknod(etc, fmt.Sprint(size), 0o644, 0, Owner{}, nil)
 		must(t, err)
 		must(t, tree.SetXattr(n, "user.small", make([]byte, 50), 0)) // ext4 has it in the inode
 		if tree.SetXattr(n, "user.large", make([]byte, size), 0) != nil {
@@ -100,12 +100,12 @@ func TestDefaultACLIsInherited(t *testing.T) {
 			t.Errorf("%s: the list is\n%q (%v), want\n%q", path, got, err, acl(t, list))
 		}
 	}
-	n, err := tree.Create(etc, "before", 0o666, maker, nil)
+	n, err := tree.Mknod(etc, "before", 0o666, 0, maker, nil)
 	made("etc/before", n, err, unix.S_IFREG|0o600, "")
 
 	const list = "u::rwx,u:7:r-x,g::r-x,m::rwx,o::r-x"
 	must(t, tree.SetXattr(etc, xattrACLDefault, acl(t, list), 0))
-	n, err = tree.Create(etc, "file", 0o664, maker, nil)
+	n, err = tree.Mknod(etc, "file", 0o664, 0, maker, nil)
 	made("etc/file", n, err, unix.S_IFREG|0o664, "u::rw-,u:7:r-x,g::r-x,m::rw-,o::r--")
 	n, err = tree.Mknod(etc, "null", unix.S_IFCHR|0o600, unix.Mkdev(1, 3), maker, nil)
 	made("etc/null", n, err, unix.S_IFCHR|0o600, "u::rw-,u:7:r-x,g::r-x,m::---,o::---")
@@ -113,14 +113,14 @@ func TestDefaultACLIsInherited(t *testing.T) {
 	made("etc/link", n, err, unix.S_IFLNK|0o777, "")
 	n, err = tree.Mkdir(etc, "dir", 0o750, maker, nil)
 	made("etc/dir", n, err, unix.S_IFDIR|0o750, "u::rwx,u:7:r-x,g::r-x,m::r-x,o::---")
-	n, err = tree.Create(n, "deep", 0o666, maker, nil)
+	n, err = tree.Mknod(n, "deep", 0o666, 0, maker, nil)
 	made("etc/dir/deep", n, err, unix.S_IFREG|0o664, "u::rw-,u:7:r-x,g::r-x,m::rw-,o::r--")
 
 	must(t, tree.SetXattr(etc, xattrACLDefault, acl(t, "u::rwx,g::r-x,o::---"), 0))
-	n, err = tree.Create(etc, "minimal", 0o666, maker, nil)
+	n, err = tree.Mknod(etc, "minimal", 0o666, 0, maker, nil)
 	made("etc/minimal", n, err, unix.S_IFREG|0o640, "")
 	must(t, tree.RemoveXattr(etc, xattrACLDefault))
-	n, err = tree.Create(etc, "after", 0o666, maker, nil)
+	n, err = tree.Mknod(etc, "after", 0o666, 0, maker, nil)
 	made("etc/after", n, err, unix.S_IFREG|0o600, "")
 	if err := tree.SetXattr(n, xattrACLDefault, acl(t, list), 0); !errors.Is(err, unix.EACCES) {
 		t.Errorf("a default list of a file: %v", err)
@@ -172,7 +172,7 @@ func TestNothingIsInheritedFromTheHost(t *testing.T) {
 	must(t, tree.Rmdir(tree.Root(), "d"))
 	_, err := tree.Mkdir(tree.Root(), "d", 0o755, Owner{}, nil)
 	must(t, err)
-	_, err = tree.Create(tree.Root(), "f", 0o644, Owner{}, nil)
+	_, err = tree.Mknod(tree.Root(), "f", 0o644, 0, Owner{}, nil)
 	must(t, err)
 	must(t, tree.Close())
 	expect(t, open(t, p), `d 40755 0:0`, `f 100644 0:0 ""`)
@@ -190,7 +190,7 @@ func TestManifestsGroupIsInherited(t *testing.T) {
 		if unnamed.GID != 7 {
 			t.Errorf("without a name, it belongs to group %d", unnamed.GID)
 		}
-		_, err = tree.Create(d, "new", 0o644, Owner{}, &named)
+		_, err = tree.Mknod(d, "new", 0o644, 0, Owner{}, &named)
 		must(t, err)
 		if named.GID != 7 {
 			t.Errorf("it belongs to group %d", named.GID)

@@ -25,6 +25,14 @@ func list(t *testing.T, tree *Tree, dir *Node) (nodes []*Node) {
 	return nodes
 }
 
+// walkInto does what a walk does that comes to a directory.
+func walkInto(t *testing.T, tree *Tree, path string) {
+	t.Helper()
+	dir := at(t, tree, path)
+	list(t, tree, dir)
+	tree.ReadAhead(dir)
+}
+
 // A walk finds the names of the directories that it comes to read already, and
 // no others are.
 func TestReadAheadOfAWalk(t *testing.T) {
@@ -145,9 +153,7 @@ func TestAttributesReadAhead(t *testing.T) {
 func TestChangeAfterReadingAhead(t *testing.T) {
 	p := project(t, "user/apps/pkg/usr/b/file 1")
 	tree, h := listening(t, p)
-	usr := at(t, tree, "usr")
-	list(t, tree, usr)
-	tree.ReadAhead(usr)
+	walkInto(t, tree, "usr")
 	in(t, p, `echo longer >user/apps/pkg/usr/b/file; chmod 755 user/apps/pkg/usr/b/file`)
 	var e Entry
 	n, err := tree.Lookup(at(t, tree, "usr/b"), "file", &e) // with what was read ahead, or not any more
@@ -164,9 +170,7 @@ func TestChangeAfterReadingAhead(t *testing.T) {
 func TestAttributesReadTooLongAgo(t *testing.T) {
 	p := project(t, "user/apps/pkg/usr/b/file 1")
 	tree, _ := listening(t, p)
-	usr := at(t, tree, "usr")
-	list(t, tree, usr)
-	tree.ReadAhead(usr)
+	walkInto(t, tree, "usr")
 	tree.ahead.when = tree.ahead.when.Add(-2 * aheadAge)
 	b := at(t, tree, "usr/b")
 	var a attrs
@@ -174,9 +178,7 @@ func TestAttributesReadTooLongAgo(t *testing.T) {
 		t.Error("old attributes are used")
 	}
 	unwatched := open(t, project(t, "user/apps/pkg/usr/b/file 1"))
-	usr = at(t, unwatched, "usr")
-	list(t, unwatched, usr)
-	unwatched.ReadAhead(usr)
+	walkInto(t, unwatched, "usr")
 	if unwatched.ahead.part != nil {
 		t.Error("read ahead without a watch")
 	}
@@ -203,9 +205,7 @@ func TestAttributesNotReadAheadUnheard(t *testing.T) {
 	tree.watch.events.mu.Lock()
 	tree.watch.events.err = unix.ENOSPC
 	tree.watch.events.mu.Unlock()
-	usr := at(t, tree, "usr")
-	list(t, tree, usr)
-	tree.ReadAhead(usr)
+	walkInto(t, tree, "usr")
 	if tree.ahead.part != nil {
 		t.Error("read ahead without a watch")
 	}

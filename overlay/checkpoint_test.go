@@ -171,7 +171,7 @@ func TestRemovingAfterUncheckpoint(t *testing.T) {
 	for _, how := range []string{"unlink", "rename over"} {
 		p := project(t, "user/sysconfig/g other")
 		tree := open(t, p)
-		n, err := tree.Create(tree.Root(), "f", 0o644, Owner{}, nil)
+		n, err := tree.Mknod(tree.Root(), "f", 0o644, 0, Owner{}, nil)
 		must(t, err)
 		_, err = tree.Write(n, []byte("text"), 0)
 		must(t, err)
@@ -327,7 +327,7 @@ func TestRestoreDuringACheckpoint(t *testing.T) {
 	tree := open(t, p)
 	from := openAt(t, p, "")
 	r := &restoring{from: from, to: tree}
-	made, err := tree.Create(tree.Root(), "new", 0o644, Owner{}, nil)
+	made, err := tree.Mknod(tree.Root(), "new", 0o644, 0, Owner{}, nil)
 	must(t, err)
 	c, err := tree.Checkpoint(Checkpoint{})
 	must(t, err)
@@ -401,7 +401,7 @@ func TestRestore(t *testing.T) {
 		for _, name := range []string{"etc", "new", "bin"} {
 			must(t, tree.removeAll(tree.Root(), name))
 		}
-		_, err = tree.Create(tree.Root(), "etc", 0o600, Owner{}, nil) // another type
+		_, err = tree.Mknod(tree.Root(), "etc", 0o600, 0, Owner{}, nil) // another type
 		must(t, err)
 	}
 	ruin()
@@ -514,7 +514,7 @@ func TestSteadyTree(t *testing.T) {
 	tree = open(t, p)
 	_, err = tree.Write(at(t, tree, "f"), []byte("six"), 0)
 	must(t, err)
-	_, err = tree.Create(tree.Root(), "new", 0o644, Owner{}, nil)
+	_, err = tree.Mknod(tree.Root(), "new", 0o644, 0, Owner{}, nil)
 	must(t, err)
 	expect(t, steady, `f 100644 0:0 "two"`)
 	must(t, steady.Close())

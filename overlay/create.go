@@ -15,15 +15,10 @@ type Owner struct {
 	Umask uint32
 }
 
-// Create makes an empty regular file and fills e with its attributes, unless
-// that is nil. It returns EEXIST when the name is taken. All that follow do the
-// same.
-func (t *Tree) Create(dir *Node, name string, mode uint32, o Owner, e *Entry) (*Node, error) {
-	return t.make(dir, name, unix.S_IFREG|mode&0o7777, 0, o, "", e)
-}
-
-// Mknod makes a regular file, device, fifo or socket, as the type in mode
-// says. Devices are recorded; the host gets none.
+// Mknod makes an empty regular file, device, fifo or socket, as the type in mode
+// says, and fills e with its attributes, unless that is nil. It returns EEXIST when
+// the name is taken. All that follow do the same. Devices are recorded; the host
+// gets none.
 func (t *Tree) Mknod(dir *Node, name string, mode uint32, rdev uint64, o Owner, e *Entry) (*Node, error) {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK:

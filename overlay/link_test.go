@@ -11,7 +11,7 @@ import (
 func TestLastNameOfALinkedFile(t *testing.T) {
 	tree := open(t, editProject(t))
 	etc := at(t, tree, "etc")
-	n, err := tree.Create(etc, "first", 0o644, Owner{}, nil)
+	n, err := tree.Mknod(etc, "first", 0o644, 0, Owner{}, nil)
 	must(t, err)
 	must(t, tree.Link(n, etc, "second"))
 	must(t, tree.Rename(etc, "second", etc, "third", 0))
@@ -29,7 +29,7 @@ func TestLastNameOfALinkedFile(t *testing.T) {
 func TestCheckpointOfALinkedAgainFile(t *testing.T) {
 	tree := open(t, editProject(t))
 	etc := at(t, tree, "etc")
-	n, err := tree.Create(etc, "first", 0o644, Owner{}, nil)
+	n, err := tree.Mknod(etc, "first", 0o644, 0, Owner{}, nil)
 	must(t, err)
 	must(t, tree.Link(n, etc, "second"))
 	must(t, tree.Unlink(etc, "first"))
@@ -66,7 +66,7 @@ func TestCheckpointOfAnotherName(t *testing.T) {
 	for _, known := range []string{"first", "second"} {
 		tree := open(t, editProject(t))
 		etc := at(t, tree, "etc")
-		n, err := tree.Create(etc, "first", 0o644, Owner{}, nil)
+		n, err := tree.Mknod(etc, "first", 0o644, 0, Owner{}, nil)
 		must(t, err)
 		must(t, tree.Link(n, etc, "other"))
 		must(t, tree.Rename(etc, "other", etc, "second", 0))
@@ -131,7 +131,7 @@ func TestOrphanIsFoundByAnotherName(t *testing.T) {
 func TestRenamedNameOfAForgottenDirectory(t *testing.T) {
 	tree := open(t, project(t, "user/sysconfig/d1/", "user/sysconfig/d2/", "user/sysconfig/d3/"))
 	d1, d2, d3 := at(t, tree, "d1"), at(t, tree, "d2"), at(t, tree, "d3")
-	n, err := tree.Create(d1, "a", 0o644, Owner{}, nil)
+	n, err := tree.Mknod(d1, "a", 0o644, 0, Owner{}, nil)
 	must(t, err)
 	_, err = tree.Write(n, []byte("mine"), 0)
 	must(t, err)
@@ -141,7 +141,7 @@ func TestRenamedNameOfAForgottenDirectory(t *testing.T) {
 	must(t, tree.Rename(tree.Root(), "d3", tree.Root(), "d4", 0))
 	d3, err = tree.Mkdir(tree.Root(), "d3", 0o755, Owner{}, nil)
 	must(t, err)
-	other, err := tree.Create(d3, "c", 0o600, Owner{}, nil)
+	other, err := tree.Mknod(d3, "c", 0o600, 0, Owner{}, nil)
 	must(t, err)
 	_, err = tree.Write(other, []byte("other"), 0)
 	must(t, err)
@@ -260,7 +260,7 @@ func TestFilesWithNamesAreNotKeptOpen(t *testing.T) {
 			return err
 		}},
 		{"replaced by one of two names", func(tree *Tree, etc *Node, i int) error {
-			if _, err := tree.Create(etc, "c", 0o644, Owner{}, nil); err != nil {
+			if _, err := tree.Mknod(etc, "c", 0o644, 0, Owner{}, nil); err != nil {
 				return err
 			}
 			return tree.Rename(etc, "c", etc, fmt.Sprint("b", i), 0)
@@ -278,7 +278,7 @@ func TestFilesWithNamesAreNotKeptOpen(t *testing.T) {
 		const most = 4
 		tree.files.max = most
 		for i := range 10 * most {
-			n, err := tree.Create(etc, fmt.Sprint("a", i), 0o644, Owner{}, nil)
+			n, err := tree.Mknod(etc, fmt.Sprint("a", i), 0o644, 0, Owner{}, nil)
 			must(t, err)
 			must(t, tree.Link(n, etc, fmt.Sprint("b", i)))
 			must(t, tc.do(tree, etc, i))

@@ -314,7 +314,7 @@ func TestMovedDirectoryKeepsItsLayerWhenItsNameIsInUse(t *testing.T) {
 			return tree.Rename(share, "other", share, "sub", 0)
 		}},
 		{"a file", func(tree *Tree, share *Node) error {
-			_, err := tree.Create(share, "sub", 0o644, Owner{}, nil)
+			_, err := tree.Mknod(share, "sub", 0o644, 0, Owner{}, nil)
 			return err
 		}},
 	} {

@@ -100,7 +100,7 @@ func (s *scribbler) edit() {
 	// Many of these can't be; that leaves the tree as it is.
 	switch s.IntN(16) {
 	case 0, 1:
-		_, _ = s.tree.Create(toDir, toName, 0o644, Owner{}, nil)
+		_, _ = s.tree.Mknod(toDir, toName, 0o644, 0, Owner{}, nil)
 	case 2:
 		_, _ = s.tree.Mkdir(toDir, toName, 0o755, Owner{}, nil)
 	case 3:
@@ -253,7 +253,7 @@ func TestSquashCutShort(t *testing.T) {
 func TestSquashForgetsNumbersOfTheIndex(t *testing.T) {
 	p := project(t, "user/sysconfig/z z")
 	tree := open(t, p)
-	n, err := tree.Create(tree.Root(), "a", 0o644, Owner{}, nil)
+	n, err := tree.Mknod(tree.Root(), "a", 0o644, 0, Owner{}, nil)
 	must(t, err)
 	must(t, tree.Link(n, tree.Root(), "b"))
 	must(t, tree.Link(n, tree.Root(), "c"))
@@ -279,7 +279,7 @@ func TestSquashForgetsNumbersOfTheIndex(t *testing.T) {
 func TestSquashFindsCopiesInTheIndex(t *testing.T) {
 	p := project(t, "user/sysconfig/z z")
 	tree := open(t, p)
-	n, err := tree.Create(tree.Root(), "a", 0o644, Owner{}, nil)
+	n, err := tree.Mknod(tree.Root(), "a", 0o644, 0, Owner{}, nil)
 	must(t, err)
 	d, err := tree.Mkdir(tree.Root(), "d", 0o755, Owner{}, nil)
 	must(t, err)

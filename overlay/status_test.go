@@ -57,7 +57,7 @@ func TestStatusBehindSymlinks(t *testing.T) {
 	must(t, os.Symlink("usr/bin", filepath.Join(p.Root, "base/bin")))
 	tree := open(t, p)
 	for _, dir := range []string{"usr/bin/d", "usr/bin/e"} {
-		_, err := tree.Create(at(t, tree, dir), "new", 0o644, Owner{}, nil)
+		_, err := tree.Mknod(at(t, tree, dir), "new", 0o644, 0, Owner{}, nil)
 		must(t, err)
 	}
 	must(t, tree.Unlink(at(t, tree, "usr/bin/e"), "y"))

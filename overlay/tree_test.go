@@ -361,7 +361,7 @@ func edits(t *testing.T, tree *Tree) {
 	must(t, err)
 	deep, err := tree.Mkdir(root, "new", 0o1777, Owner{UID: 5, GID: 6}, nil)
 	must(t, err)
-	f, err := tree.Create(deep, "file", 0o640, Owner{}, nil)
+	f, err := tree.Mknod(deep, "file", 0o640, 0, Owner{}, nil)
 	must(t, err)
 	_, err = tree.Write(f, []byte("deep"), 0)
 	must(t, err)

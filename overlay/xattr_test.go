@@ -12,7 +12,7 @@ import (
 func TestXattrsOfANewFile(t *testing.T) {
 	tree := open(t, editProject(t))
 	etc := at(t, tree, "etc")
-	n, err := tree.Create(etc, "new", 0o644, Owner{}, nil)
+	n, err := tree.Mknod(etc, "new", 0o644, 0, Owner{}, nil)
 	must(t, err)
 	for _, name := range []string{"security.capability", "user.x"} {
 		if v, err := tree.GetXattr(n, name); !errors.Is(err, unix.ENODATA) {

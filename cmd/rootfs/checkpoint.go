@@ -55,11 +55,7 @@ func logCommand(std streams) *cli.Command {
 			if c.Args().Present() {
 				return usagef(c, "takes no arguments")
 			}
-			project, err := findProject(c)
-			if err != nil {
-				return err
-			}
-			all, err := project.Checkpoints()
+			_, all, err := findCheckpoints(c)
 			if err != nil {
 				return err
 			}
@@ -93,11 +89,7 @@ func restoreCommand(std streams) *cli.Command {
 		Description: "A checkpoint is given by its id or its name (see rootfs log). Without one, the paths become\n" +
 			"what the layers have now. Paths are those of the root filesystem: /etc/passwd.",
 		Action: func(c *cli.Context) error {
-			project, err := findProject(c)
-			if err != nil {
-				return err
-			}
-			all, err := project.Checkpoints()
+			project, all, err := findCheckpoints(c)
 			if err != nil {
 				return err
 			}
@@ -119,6 +111,16 @@ func restoreCommand(std streams) *cli.Command {
 			return err
 		},
 	}
+}
+
+// findCheckpoints returns the project of the working directory and its checkpoints.
+func findCheckpoints(c *cli.Context) (*overlay.Project, []overlay.Checkpoint, error) {
+	project, err := findProject(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := project.Checkpoints()
+	return project, all, err
 }
 
 // findCheckpoint finds one by its id, or else the newest of a name.

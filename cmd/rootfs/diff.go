@@ -53,11 +53,7 @@ func diffStatus(std streams, verb string, count int, err error) error {
 func diffEdits(c *cli.Context, std streams, report func(*export.Change) error) error {
 	ctx, stop := interruptible(c.Context)
 	defer stop()
-	project, err := findProject(c)
-	if err != nil {
-		return err
-	}
-	all, err := project.Checkpoints()
+	project, all, err := findCheckpoints(c)
 	if err != nil {
 		return err
 	}
@@ -110,21 +106,22 @@ func diffSides(args []string, all []overlay.Checkpoint) (sides [2]overlay.Option
 // showChange prints the fields of a change, but for those that its lines of text
 // show.
 func showChange(out *lines, change *export.Change) error {
-	text, err := textDiff(change)
-	if err != nil {
-		return fmt.Errorf("/%s: %w", change.Path, err)
+	text := ""
+	if out.enc == nil {
+		var err error
+		if text, err = textDiff(change); err != nil {
+			return fmt.Errorf("/%s: %w", change.Path, err)
+		}
 	}
 	for _, d := range change.Fields {
-		if text != "" && out.enc == nil && (d.Field == "size" || d.Field == "content") {
+		if text != "" && (d.Field == "size" || d.Field == "content") {
 			continue
 		}
 		if err := out.difference(d); err != nil {
 			return err
 		}
 	}
-	if out.enc == nil {
-		_, err = io.WriteString(out.out, text)
-	}
+	_, err := io.WriteString(out.out, text)
 	return err
 }
 

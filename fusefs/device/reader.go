@@ -94,13 +94,10 @@ func (w *worker) makeRoom() {
 // wait returns the size of the next request, or errRetired if the worker has
 // given up its right to read, as another waits already.
 func (w *worker) wait() (n int, err error) {
-	began := time.Now()
-	if w.device.idler != nil {
-		if !w.watched(w.device.idler.Meanwhile) {
-			return 0, errRetired
-		}
-		began = time.Now()
+	if w.device.idler != nil && !w.watched(w.device.idler.Meanwhile) {
+		return 0, errRetired
 	}
+	began := time.Now()
 	if w.trust > 0 && began.After(w.considerate) {
 		if n, err = w.ask(began); !errors.Is(err, unix.EAGAIN) {
 			return n, err
